@@ -1,0 +1,37 @@
+# Two commands do everything: `make demo` and `make test`. They need Go, git,
+# make and Python's pip, and nothing that runs as root.
+
+# The same settings for every build, so that packages are compiled once.
+export CGO_ENABLED := 0
+export GOFLAGS := -trimpath
+
+staticcheck := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+govulncheck := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+.PHONY: help build demo test check envoy clean
+
+help:
+	@echo 'make build   bin/meshseal'
+	@echo 'make demo    the shop on real Envoys, step by step'
+	@echo 'make test    every test, the ones on a real Envoy too'
+	@echo 'make check   format, vet, staticcheck, race tests, known vulnerabilities, go.mod'
+	@echo 'make envoy   fetch the pinned Envoy into the cache folder, print its path'
+	@echo 'make clean   remove bin/'
+
+build:
+	go build -o bin/meshseal ./cmd/meshseal
+
+envoy:
+	@scripts/envoy
+
+demo: build
+	@envoy=$$(scripts/envoy) && MESHSEAL_ENVOY=$$envoy go run ./examples/shop/demo
+
+test: build
+	@envoy=$$(scripts/envoy) && MESHSEAL_ENVOY=$$envoy MESHSEAL_BIN=$(CURDIR)/bin/meshseal go run ./scripts/testrun
+
+check:
+	@scripts/check $(staticcheck) $(govulncheck)
+
+clean:
+	rm -rf bin
