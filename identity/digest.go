@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 )
@@ -21,6 +22,15 @@ const digestPrefix = "sha256:"
 
 // SumDigest is the digest of data.
 func SumDigest(data []byte) Digest { return sha256.Sum256(data) }
+
+// ReadDigest is the digest of all that r gives.
+func ReadDigest(r io.Reader) (Digest, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		return Digest{}, err
+	}
+	return Digest(h.Sum(nil)), nil
+}
 
 // ParseDigest reads "sha256:" and 64 lower-case hexadecimal digits, the form
 // of the OCI image specification, and nothing else.
