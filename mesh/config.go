@@ -1,0 +1,157 @@
+package mesh
+
+import (
+	"fmt"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// direction is which way a listener faces. The zero direction is none, and no
+// listener may have it.
+type direction int
+
+const (
+	// inbound: mTLS from other workloads; the caller is the peer certificate.
+	inbound direction = iota + 1
+	// outbound: plain requests of the application beside the proxy; the caller
+	// is the workload that the proxy fronts.
+	outbound
+)
+
+// position is a place in a file of the mesh repository. Line and column count
+// from 1; 0 means that only the file is known.
+type position struct {
+	file         string
+	line, column int
+}
+
+func (p position) String() string {
+	switch {
+	case p.file == "":
+		return "the build"
+	case p.line == 0:
+		return p.file
+	case p.column == 0:
+		return fmt.Sprintf("%s:%d", p.file, p.line)
+	}
+	return fmt.Sprintf("%s:%d:%d", p.file, p.line, p.column)
+}
+
+// Notice is something that the build did that the author of a file should
+// know of. It never stops a build.
+type Notice struct {
+	File string
+	Line int // from 1; 0 where only the file is known
+	Code string
+	Text string
+}
+
+// Report is what a build tells besides its result.
+type Report struct {
+	Notices []Notice
+}
+
+// proxyConfig is one proxy of the mesh repository while it is built.
+type proxyConfig struct {
+	name     string
+	id       spiffeid.ID
+	workload string // empty for a proxy that fronts none
+	// file is the proxy.yaml.
+	file string
+	// directions has every listener of listeners by its name, and no other.
+	directions map[string]direction
+
+	listeners []*listenerv3.Listener
+	routes    []*routev3.RouteConfiguration
+	clusters  []*clusterv3.Cluster
+	endpoints []*endpointv3.ClusterLoadAssignment
+
+	// origin is where a message of the four lists above, or one that unpack
+	// returned, was written.
+	origin map[proto.Message]position
+	// packed is what an Any was decoded from, for the positions in it.
+	packed map[*anypb.Any]proto.Message
+}
+
+// at is where m was written: its own place, or the file of the proxy.
+func (p *proxyConfig) at(m proto.Message) position {
+	if pos, ok := p.origin[m]; ok {
+		return pos
+	}
+	return position{file: p.file}
+}
+
+// notice is a Notice about the place where m was written.
+func (p *proxyConfig) notice(m proto.Message, code, format string, args ...any) Notice {
+	pos := p.at(m)
+	return Notice{File: pos.file, Line: pos.line, Code: code, Text: fmt.Sprintf(format, args...)}
+}
+
+// unpack decodes what a holds, and remembers where the messages in it were
+// written. Changes to the result change a only by repack.
+func (p *proxyConfig) unpack(a *anypb.Any) (proto.Message, error) {
+	m, err := a.UnmarshalNew()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %q: %w", p.at(a), a.GetTypeUrl(), err)
+	}
+	if pos, ok := p.origin[a]; ok {
+		p.origin[m] = pos
+	}
+	if from := p.packed[a]; from != nil && proto.Equal(from, m) {
+		p.carry(from.ProtoReflect(), m.ProtoReflect())
+	}
+	return m, nil
+}
+
+// repack puts m into a, deterministically encoded.
+func (p *proxyConfig) repack(a *anypb.Any, m proto.Message) error {
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.at(a), err)
+	}
+	a.TypeUrl, a.Value = anyPrefix+string(m.ProtoReflect().Descriptor().FullName()), data
+	p.packed[a] = m
+	return nil
+}
+
+const anyPrefix = "type.googleapis.com/"
+
+// carry gives to, which equals from, the positions of from.
+func (p *proxyConfig) carry(from, to protoreflect.Message) {
+	if pos, ok := p.origin[from.Interface()]; ok {
+		p.origin[to.Interface()] = pos
+	}
+	if a, ok := from.Interface().(*anypb.Any); ok {
+		if inner := p.packed[a]; inner != nil {
+			p.packed[to.Interface().(*anypb.Any)] = inner
+		}
+		return
+	}
+	from.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		w := to.Get(f)
+		switch {
+		case f.IsMap():
+			if f.MapValue().Message() != nil {
+				v.Map().Range(func(k protoreflect.MapKey, e protoreflect.Value) bool {
+					p.carry(e.Message(), w.Map().Get(k).Message())
+					return true
+				})
+			}
+		case f.Message() == nil:
+		case f.IsList():
+			for i := range v.List().Len() {
+				p.carry(v.List().Get(i).Message(), w.List().Get(i).Message())
+			}
+		default:
+			p.carry(v.Message(), w.Message())
+		}
+		return true
+	})
+}
