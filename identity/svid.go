@@ -184,11 +184,9 @@ func checkPath(path []*x509.Certificate) error {
 		if err := checkKey(c); err != nil {
 			return fmt.Errorf("%w: certificate %d: %w", ErrChain, i, err)
 		}
-		if i > 0 && c.KeyUsage&x509.KeyUsageCertSign == 0 && c.KeyUsage != 0 {
+		intermediate := i > 0 && i < len(path)-1 // the root is what NewTrustBundles took
+		if intermediate && c.KeyUsage&x509.KeyUsageCertSign == 0 {
 			return fmt.Errorf("%w: certificate %d signs without keyCertSign", ErrChain, i)
-		}
-		if i > 0 && (!c.BasicConstraintsValid || !c.IsCA) {
-			return fmt.Errorf("%w: certificate %d signs without being a CA certificate", ErrChain, i)
 		}
 	}
 	return nil

@@ -96,3 +96,6 @@ func (l *leaf) sign(t testing.TB, parent *x509.Certificate, key crypto.Signer) *
 	}
 	return cert
 }
+
+// Both is two options as one.
+func Both(a, b Option) Option { return func(l *leaf) { a(l); b(l) } }
