@@ -1,0 +1,112 @@
+package snapshot
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ClockSkew is how far in the future a statement may have been issued by the
+// verifier's clock.
+const ClockSkew = 60 * time.Second
+
+// Snapshot is an immutable, verified snapshot. Draft.Verify, Open and Store
+// make one; nothing else does.
+type Snapshot struct {
+	file
+	keys []string
+}
+
+// Verify is the one verifier: every way by which a snapshot comes in ends
+// here. It wants enough good signatures by trusted keys; a statement that now
+// is neither expired nor issued in the future nor valid for longer than is
+// allowed; and waivers whose end dates have not come. That the content is what
+// the statement names holds for every Draft.
+func (d *Draft) Verify(t Trust, now time.Time) (*Snapshot, error) {
+	s, err := d.verify(t)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ValidAt(now); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// verify is Verify without the times.
+func (d *Draft) verify(t Trust) (*Snapshot, error) {
+	keys, err := t.verify(d.envelope)
+	if err != nil {
+		return nil, err
+	}
+	return &Snapshot{file: d.file, keys: keys}, nil
+}
+
+// Open parses and verifies a snapshot file. The signatures are checked over
+// the exact bytes before those are decoded.
+func Open(data []byte, t Trust, now time.Time) (*Snapshot, error) {
+	s, err := open(data, t)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ValidAt(now); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// open is Open without the times.
+func open(data []byte, t Trust) (*Snapshot, error) {
+	raw, body, err := frame(bytes.Clone(data))
+	if err != nil {
+		return nil, err
+	}
+	env, err := parseEnvelope(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	keys, err := t.verify(env)
+	if err != nil {
+		return nil, err
+	}
+	f, err := decode(env, body)
+	if err != nil {
+		return nil, err
+	}
+	return &Snapshot{file: f, keys: keys}, nil
+}
+
+// ValidAt holds the rules that depend on the time: ErrNotYetValid, ErrExpired,
+// ErrWaiverExpired. Verify has checked them once; who keeps a snapshot in
+// force asks again.
+func (s *Snapshot) ValidAt(now time.Time) error {
+	if err := s.statement.validAt(now); err != nil {
+		return err
+	}
+	for _, w := range s.content.Waivers {
+		if !now.Before(w.Until) {
+			return fmt.Errorf("%w: the waiver of %s for %q of proxy %q ended at %s; end the exception or review it again in a new commit", ErrWaiverExpired, w.Rule, w.Resource, w.Proxy, formatTime(w.Until))
+		}
+	}
+	return nil
+}
+
+func (s Statement) validAt(now time.Time) error {
+	switch {
+	case !s.timed():
+		return ErrUnsigned
+	case s.Issued.After(now.Add(ClockSkew)):
+		return fmt.Errorf("%w: at %s, and it is %s; compare the clocks", ErrNotYetValid, formatTime(s.Issued), formatTime(seconds(now)))
+	case !now.Before(s.Expires):
+		return fmt.Errorf("%w: at %s, and it is %s; renew it: meshseal sign --renew", ErrExpired, formatTime(s.Expires), formatTime(seconds(now)))
+	}
+	return nil
+}
+
+// KeyIDs lists the trusted keys by whose signatures the snapshot was verified,
+// sorted.
+func (s *Snapshot) KeyIDs() []string { return slices.Clone(s.keys) }
+
+// Draft returns the snapshot as a draft, to sign it again.
+func (s *Snapshot) Draft() *Draft { return &Draft{file: s.file} }
