@@ -1,0 +1,108 @@
+package policies
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/topdown"
+	"github.com/open-policy-agent/opa/v1/topdown/cache"
+)
+
+// MaxEval is how long one evaluation may take when its context has no earlier
+// deadline.
+const MaxEval = time.Second
+
+// Program is a compiled request policy. It is immutable and serves any number
+// of evaluations at a time.
+type Program struct {
+	entry ast.Ref
+	query rego.PreparedEvalQuery
+	cache cache.InterQueryValueCache
+}
+
+// Entrypoint is the rule that decides, as Rego names it:
+// data.envoy.authz.allow.
+func (p *Program) Entrypoint() string { return p.entry.String() }
+
+// EvalOption changes one evaluation.
+type EvalOption func(*evalOptions)
+
+type evalOptions struct{ now time.Time }
+
+// At makes now the time that time.now_ns gives and that io.jwt.decode_verify
+// judges a token by. Without it that is the machine's clock.
+func At(now time.Time) EvalOption { return func(o *evalOptions) { o.now = now } }
+
+// Eval asks the policy about one input document, as Input makes it. An error
+// wraps one of ErrUndefined, ErrResultType, ErrEval, ErrTimeout and ErrInput;
+// the Result that comes with it denies. It returns soon after ctx ends, and
+// never evaluates for longer than MaxEval.
+func (p *Program) Eval(ctx context.Context, input any, opts ...EvalOption) (result Result, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			result, err = Result{}, fmt.Errorf("%w: panic: %v", ErrEval, r)
+		}
+	}()
+	if p == nil {
+		return Result{}, fmt.Errorf("%w: there is no policy", ErrEval)
+	}
+	ctx, cancel := context.WithTimeout(ctx, MaxEval)
+	defer cancel()
+	if err := ctx.Err(); err != nil {
+		return Result{}, fmt.Errorf("%w: %w", ErrTimeout, err)
+	}
+	value, err := inputValue(input)
+	if err != nil {
+		return Result{}, err
+	}
+	set, err := p.query.Eval(ctx, p.options(value, opts)...)
+	switch {
+	case ctx.Err() != nil:
+		return Result{}, fmt.Errorf("%w: %w", ErrTimeout, ctx.Err())
+	case topdown.IsCancel(err):
+		return Result{}, fmt.Errorf("%w: %w", ErrTimeout, err)
+	case err != nil:
+		return Result{}, fmt.Errorf("%w: %w", ErrEval, err)
+	case len(set) == 0:
+		return Result{}, fmt.Errorf("%w: %s", ErrUndefined, p.Entrypoint())
+	case len(set) != 1 || len(set[0].Expressions) != 1:
+		return Result{}, fmt.Errorf("%w: %s has more than one value", ErrResultType, p.Entrypoint())
+	}
+	return parseResult(set[0].Expressions[0].Value)
+}
+
+func (p *Program) options(input ast.Value, opts []EvalOption) []rego.EvalOption {
+	var o evalOptions
+	for _, f := range opts {
+		f(&o)
+	}
+	out := []rego.EvalOption{
+		rego.EvalParsedInput(input),
+		rego.EvalMetrics(metrics.NoOp()),
+		rego.EvalInstrument(false),
+		rego.EvalInterQueryBuiltinValueCache(p.cache),
+	}
+	if !o.now.IsZero() {
+		out = append(out, rego.EvalTime(o.now))
+	}
+	return out
+}
+
+// inputValue makes OPA's form of an input document.
+func inputValue(input any) (ast.Value, error) {
+	if input == nil {
+		return nil, fmt.Errorf("%w: no input", ErrInput)
+	}
+	if v, ok := input.(ast.Value); ok {
+		return v, nil
+	}
+	v, err := ast.InterfaceToValue(input)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInput, err)
+	}
+	return v, nil
+}
