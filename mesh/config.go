@@ -101,6 +101,7 @@ func (p *proxyConfig) unpack(a *anypb.Any) (proto.Message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %q: %w", p.at(a), a.GetTypeUrl(), err)
 	}
+	p.init()
 	if pos, ok := p.origin[a]; ok {
 		p.origin[m] = pos
 	}
@@ -117,8 +118,18 @@ func (p *proxyConfig) repack(a *anypb.Any, m proto.Message) error {
 		return fmt.Errorf("%s: %w", p.at(a), err)
 	}
 	a.TypeUrl, a.Value = anyPrefix+string(m.ProtoReflect().Descriptor().FullName()), data
+	p.init()
 	p.packed[a] = m
 	return nil
+}
+
+func (p *proxyConfig) init() {
+	if p.origin == nil {
+		p.origin = map[proto.Message]position{}
+	}
+	if p.packed == nil {
+		p.packed = map[*anypb.Any]proto.Message{}
+	}
 }
 
 const anyPrefix = "type.googleapis.com/"

@@ -1,0 +1,148 @@
+// Package mesh builds a mesh repository into a snapshot: it reads the files of
+// one commit, refuses what is unclear or leads around authorization, inserts
+// what nobody should have to remember, and marks what a request goes through.
+//
+// The result depends on the files alone. docs/mesh-repository.md describes
+// them.
+package mesh
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"meshseal/identity"
+	"meshseal/policies"
+	"meshseal/snapshot"
+)
+
+// Commit is the commit that a mesh repository is read from.
+type Commit = snapshot.Commit
+
+// GuardrailError is the reason Build refuses a repository whose files are
+// well-formed and whose finished configuration breaks a guardrail.
+type GuardrailError struct {
+	Findings []policies.Finding // at least one
+}
+
+func (e *GuardrailError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "the configuration breaks %d guardrail rule(s):", len(e.Findings))
+	for _, f := range e.Findings {
+		fmt.Fprintf(&b, "\n%s: proxy %s, %s", f.Code, f.Proxy, f.Resource)
+		if f.Field != "" {
+			fmt.Fprintf(&b, ", %s", f.Field)
+		}
+		fmt.Fprintf(&b, ": %s\n  mend: %s", f.Text, f.Mend)
+	}
+	return b.String()
+}
+
+// Build builds the mesh repository in fsys. The commit says where the files
+// come from; its Repository is filled from meshseal.yaml, and waivers are
+// judged at its Time. The same files and commit give the same root everywhere.
+//
+// An error names the file, line, column and field; where the finished
+// configuration breaks guardrails it is a *GuardrailError. The Report holds
+// what was found out until then.
+func Build(fsys fs.FS, at snapshot.Commit) (*snapshot.Draft, Report, error) {
+	var report Report
+	repo, err := decode(fsys)
+	if err != nil {
+		return nil, report, err
+	}
+	if err := repo.compile(); err != nil {
+		return nil, report, err
+	}
+	for _, p := range repo.proxies {
+		notices, err := p.finish(repo.mesh)
+		report.Notices = append(report.Notices, notices...)
+		if err != nil {
+			return nil, report, err
+		}
+	}
+	findings, err := guard(context.Background(), repo.proxies, repo.mesh, repo.waivers, at.Time)
+	if err != nil {
+		return nil, report, fmt.Errorf("run the guardrails: %w", err)
+	}
+	if len(findings) > 0 {
+		return nil, report, &GuardrailError{Findings: findings}
+	}
+	content, err := repo.content()
+	if err != nil {
+		return nil, report, err
+	}
+	at.Repository = repo.mesh.Name
+	draft, err := snapshot.New(content, at)
+	return draft, report, err
+}
+
+// compile refuses a request policy that would not load when the snapshot takes
+// effect.
+func (repo *repository) compile() error {
+	files := make([]policies.File, len(repo.policies))
+	for i, f := range repo.policies {
+		files[i] = policies.File{Path: f.Path, Data: f.Data}
+	}
+	if _, err := policies.Compile(files, repo.mesh.PolicyPath); err != nil {
+		return fmt.Errorf("%s/: %w", policiesDir, err)
+	}
+	return nil
+}
+
+// finish takes a proxy from what its files say to what is sealed.
+func (p *proxyConfig) finish(m snapshot.Mesh) ([]Notice, error) {
+	if err := p.settle(p.refuseMarks); err != nil {
+		return nil, err
+	}
+	notices, err := p.normalise()
+	if err != nil {
+		return notices, err
+	}
+	if err := p.settle(func(proto.Message) error { return nil }); err != nil {
+		return notices, err
+	}
+	hardened, err := harden(p, m)
+	notices = append(notices, hardened...)
+	if err != nil {
+		return notices, err
+	}
+	p.sort()
+	if err := p.settle(p.checkClusters(m)); err != nil {
+		return notices, err
+	}
+	return notices, p.mark()
+}
+
+// content is what the root hash covers.
+func (repo *repository) content() (snapshot.Content, error) {
+	c := snapshot.Content{
+		Mesh: repo.mesh, Workloads: repo.workloads, Policies: repo.policies, Waivers: repo.waivers,
+		Resources: map[snapshot.Digest][]byte{},
+	}
+	for _, p := range repo.proxies {
+		proxy := snapshot.Proxy{Name: p.name, ID: p.id, Workload: p.workload}
+		for _, m := range p.resources() {
+			data, err := snapshot.Canonical(m)
+			if err != nil {
+				return c, fmt.Errorf("%s: %w", p.at(m), err)
+			}
+			e := snapshot.Entry{
+				Type: snapshot.TypeURL(anyPrefix + string(m.ProtoReflect().Descriptor().FullName())),
+				Name: resourceName(m), Hash: identity.SumDigest(data),
+			}
+			c.Resources[e.Hash] = data
+			proxy.Entries = append(proxy.Entries, e)
+		}
+		slices.SortFunc(proxy.Entries, func(a, b snapshot.Entry) int {
+			return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name))
+		})
+		c.Proxies = append(c.Proxies, proxy)
+	}
+	return c, nil
+}

@@ -1,0 +1,198 @@
+package mesh
+
+import (
+	"fmt"
+	"path"
+	"slices"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"meshseal/identity"
+)
+
+func (repo *repository) readProxies(r *reader) error {
+	entries, err := r.folder(proxiesDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		dir := path.Join(proxiesDir, e.Name())
+		if !e.IsDir() {
+			return fmt.Errorf("%s: %s/ holds one folder for each proxy, nothing else", dir, proxiesDir)
+		}
+		if _, err := parseName(e.Name()); err != nil {
+			return fmt.Errorf("%s: %w", dir, err)
+		}
+		p, err := readProxy(r, e.Name(), dir)
+		if err != nil {
+			return err
+		}
+		repo.proxies = append(repo.proxies, p)
+	}
+	if len(repo.proxies) == 0 {
+		return fmt.Errorf("%s/ holds no proxy: an empty mesh is not built, it would take the configuration from every Envoy", proxiesDir)
+	}
+	slices.SortFunc(repo.proxies, func(a, b *proxyConfig) int { return compareNames(a.name, b.name) })
+	return nil
+}
+
+func readProxy(r *reader, name, dir string) (*proxyConfig, error) {
+	p := &proxyConfig{
+		name: name, file: path.Join(dir, proxyFile), directions: map[string]direction{},
+		origin: map[proto.Message]position{}, packed: map[*anypb.Any]proto.Message{},
+	}
+	s, err := r.yaml(p.file)
+	if err != nil {
+		return nil, err
+	}
+	declared, err := p.readHead(s)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := r.folder(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		file := path.Join(dir, e.Name())
+		ext := path.Ext(file)
+		switch {
+		case e.Name() == proxyFile:
+			continue
+		case e.IsDir(), ext != ".yaml" && ext != ".yml" && ext != ".json":
+			return nil, fmt.Errorf("%s: a proxy's folder holds %s and Envoy resources in *.yaml, *.yml or *.json, nothing else", file, proxyFile)
+		}
+		es, err := r.yaml(file)
+		if err != nil {
+			return nil, err
+		}
+		if err := p.readResources(es); err != nil {
+			return nil, err
+		}
+	}
+	p.sort()
+	return p, p.applyDirections(s, declared)
+}
+
+// readHead reads proxy.yaml and returns where each listener stands in it.
+func (p *proxyConfig) readHead(s *source) (map[string]*yaml.Node, error) {
+	declared := map[string]*yaml.Node{}
+	err := s.object(s.root, proxyFile, map[string]func(*yaml.Node) error{
+		"spiffe_id": parsed(s, &p.id, identity.ParseBaseID),
+		"workload":  parsed(s, &p.workload, parseName),
+		"listeners": func(n *yaml.Node) error {
+			if n.Kind != yaml.MappingNode {
+				return s.fail(n, "must map each listener's name to inbound or outbound")
+			}
+			for i := 0; i < len(n.Content); i += 2 {
+				var d direction
+				if err := parsed(s, &d, parseDirection)(n.Content[i+1]); err != nil {
+					return err
+				}
+				p.directions[n.Content[i].Value], declared[n.Content[i].Value] = d, n.Content[i]
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.require(s.root, "spiffe_id", "listeners"); err != nil {
+		return nil, err
+	}
+	for _, name := range sortedKeys(p.directions) {
+		if p.directions[name] == outbound && p.workload == "" {
+			return nil, s.fail(declared[name], "an outbound listener speaks for a workload; name it in the field workload")
+		}
+	}
+	return declared, nil
+}
+
+func parseDirection(s string) (direction, error) {
+	switch s {
+	case "inbound":
+		return inbound, nil
+	case "outbound":
+		return outbound, nil
+	}
+	return 0, fmt.Errorf("%q is neither inbound nor outbound", s)
+}
+
+// applyDirections writes each listener's direction into the resource, so that
+// whoever reads the sealed resource reads the direction too.
+func (p *proxyConfig) applyDirections(s *source, declared map[string]*yaml.Node) error {
+	have := map[string]bool{}
+	for _, l := range p.listeners {
+		have[l.GetName()] = true
+		want := corev3.TrafficDirection_INBOUND
+		switch p.directions[l.GetName()] {
+		case outbound:
+			want = corev3.TrafficDirection_OUTBOUND
+		case inbound:
+		default:
+			return fmt.Errorf("%s: the listener %q is not listed in %s; add it there as inbound or outbound", p.at(l), l.GetName(), p.file)
+		}
+		if got := l.GetTrafficDirection(); got != corev3.TrafficDirection_UNSPECIFIED && got != want {
+			return fmt.Errorf("%s: the listener %q says traffic_direction %s, but %s calls it %s; make them agree",
+				p.at(l), l.GetName(), got, p.file, want)
+		}
+		l.TrafficDirection = want
+	}
+	for _, name := range sortedKeys(declared) {
+		if !have[name] {
+			return s.fail(declared[name], "no file of this proxy has a listener of this name")
+		}
+	}
+	if len(p.listeners) == 0 {
+		return s.fail(s.root, "the proxy has no listener")
+	}
+	return nil
+}
+
+// checkReferences checks what one file says of another.
+func (repo *repository) checkReferences() error {
+	names := map[string]bool{}
+	for _, w := range repo.workloads {
+		names[w.Name] = true
+		if !slices.Contains(repo.mesh.TrustDomains, w.ID.TrustDomain()) {
+			return fmt.Errorf("%s/%s.yaml: spiffe_id: the trust domain %s is not among trust_domains in %s",
+				workloadsDir, w.Name, w.ID.TrustDomain(), meshFile)
+		}
+	}
+	ids := map[string]string{}
+	for _, p := range repo.proxies {
+		if p.workload != "" && !names[p.workload] {
+			return fmt.Errorf("%s: workload: there is no %s/%s.yaml", p.file, workloadsDir, p.workload)
+		}
+		if !slices.Contains(repo.mesh.TrustDomains, p.id.TrustDomain()) {
+			return fmt.Errorf("%s: spiffe_id: the trust domain %s is not among trust_domains in %s", p.file, p.id.TrustDomain(), meshFile)
+		}
+		if other, ok := ids[p.id.String()]; ok {
+			return fmt.Errorf("%s: spiffe_id: %s is that of %s too; a SPIFFE ID fetches the configuration of one proxy", p.file, p.id, other)
+		}
+		ids[p.id.String()] = p.file
+	}
+	clear(ids)
+	for _, w := range repo.workloads {
+		file := path.Join(workloadsDir, w.Name+".yaml")
+		if other, ok := ids[w.ID.String()]; ok {
+			return fmt.Errorf("%s: spiffe_id: %s is that of %s too; a SPIFFE ID names one workload", file, w.ID, other)
+		}
+		ids[w.ID.String()] = file
+	}
+	return repo.checkWaivers()
+}
+
+// checkWaivers refuses a waiver for a proxy that does not exist: it would
+// wake up the day somebody adds one of that name.
+func (repo *repository) checkWaivers() error {
+	for _, w := range repo.waivers {
+		if !slices.ContainsFunc(repo.proxies, func(p *proxyConfig) bool { return p.name == w.Proxy }) {
+			return fmt.Errorf("%s: the waiver of %s names the proxy %q, which does not exist", waiversFile, w.Rule, w.Proxy)
+		}
+	}
+	return nil
+}

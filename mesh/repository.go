@@ -1,0 +1,405 @@
+package mesh
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.yaml.in/yaml/v3"
+
+	"meshseal/identity"
+	"meshseal/snapshot"
+)
+
+// The names of the mesh repository.
+const (
+	meshFile     = "meshseal.yaml"
+	waiversFile  = "waivers.yaml"
+	proxyFile    = "proxy.yaml"
+	dataFile     = "data.json"
+	proxiesDir   = "proxies"
+	workloadsDir = "workloads"
+	policiesDir  = "policies"
+	rulesDir     = "guardrails"
+)
+
+// Bounds of a mesh repository.
+const (
+	maxFiles  = 20_000
+	maxPolicy = 8 << 20  // bytes of one policy file
+	maxTotal  = 64 << 20 // bytes of all files together
+)
+
+// repository is the mesh repository as it is written, before it is built.
+type repository struct {
+	mesh      snapshot.Mesh
+	proxies   []*proxyConfig
+	workloads []snapshot.Workload
+	policies  []snapshot.File
+	waivers   []snapshot.Waiver
+	notices   []Notice
+}
+
+// reader reads files within the bounds.
+type reader struct {
+	fsys  fs.FS
+	files int
+	bytes int64
+}
+
+func (r *reader) read(name string, limit int64) ([]byte, error) {
+	info, err := fs.Stat(r.fsys, name)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	r.files++
+	r.bytes += info.Size()
+	switch {
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s: not a regular file", name)
+	case info.Size() > limit:
+		return nil, fmt.Errorf("%s: the file has %d bytes; at most %d are read", name, info.Size(), limit)
+	case r.files > maxFiles:
+		return nil, fmt.Errorf("%s: the mesh repository has more than %d files", name, maxFiles)
+	case r.bytes > maxTotal:
+		return nil, fmt.Errorf("%s: the files of the mesh repository have more than %d bytes together", name, int64(maxTotal))
+	}
+	data, err := fs.ReadFile(r.fsys, name)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return data, nil
+}
+
+func (r *reader) yaml(name string) (*source, error) {
+	data, err := r.read(name, maxYAML)
+	if err != nil {
+		return nil, err
+	}
+	return readYAML(name, data)
+}
+
+// folder lists a folder that may be missing.
+func (r *reader) folder(dir string) ([]fs.DirEntry, error) {
+	entries, err := fs.ReadDir(r.fsys, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s/: %w", dir, err)
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
+	return entries, nil
+}
+
+// decode reads the whole mesh repository. Files outside the named folders are
+// ignored; inside them every file has a meaning or is an error.
+func decode(fsys fs.FS) (*repository, error) {
+	r := &reader{fsys: fsys}
+	repo := &repository{}
+	if entries, err := r.folder(rulesDir); err != nil {
+		return nil, err
+	} else if entries != nil {
+		return nil, fmt.Errorf("%s/: user guardrails are not supported by this release; the built-in ones run always", rulesDir)
+	}
+	for _, read := range []func(*reader) error{
+		repo.readMesh, repo.readWorkloads, repo.readPolicies, repo.readWaivers, repo.readProxies,
+	} {
+		if err := read(r); err != nil {
+			return nil, err
+		}
+	}
+	return repo, repo.checkReferences()
+}
+
+func (repo *repository) readMesh(r *reader) error {
+	s, err := r.yaml(meshFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no %s: this is not a mesh repository; `meshseal init DIR` writes one", meshFile)
+	}
+	if err != nil {
+		return err
+	}
+	m := &repo.mesh
+	*m = snapshot.Mesh{
+		StatementLifetime: snapshot.DefaultStatementLifetime,
+		Grace:             snapshot.DefaultGrace,
+		PolicyPath:        snapshot.DefaultPolicyPath,
+		SDSCluster:        snapshot.DefaultSDSCluster,
+	}
+	err = s.object(s.root, meshFile, map[string]func(*yaml.Node) error{
+		"format":             parsed(s, &m.Format, parseFormat),
+		"mesh":               parsed(s, &m.Name, parseName),
+		"trust_domains":      s.trustDomains(&m.TrustDomains),
+		"statement_lifetime": parsed(s, &m.StatementLifetime, durationUpTo(snapshot.MaxStatementLifetime)),
+		"grace":              parsed(s, &m.Grace, durationUpTo(maxGrace)),
+		"policy_path":        parsed(s, &m.PolicyPath, parsePolicyPath),
+		"sds_cluster":        parsed(s, &m.SDSCluster, parseSDSCluster),
+	})
+	if err != nil {
+		return err
+	}
+	return s.require(s.root, "format", "mesh", "trust_domains")
+}
+
+// require reports the first of keys that the mapping n lacks.
+func (s *source) require(n *yaml.Node, keys ...string) error {
+	have := map[string]bool{}
+	for i := 0; i < len(n.Content); i += 2 {
+		have[n.Content[i].Value] = true
+	}
+	for _, k := range keys {
+		if !have[k] {
+			return s.fail(n, "the field %q is missing", k)
+		}
+	}
+	return nil
+}
+
+func (s *source) trustDomains(into *[]spiffeid.TrustDomain) func(*yaml.Node) error {
+	return func(n *yaml.Node) error {
+		err := s.list(n, func(e *yaml.Node) error {
+			var td spiffeid.TrustDomain
+			if err := parsed(s, &td, parseTrustDomain)(e); err != nil {
+				return err
+			}
+			if slices.Contains(*into, td) {
+				return s.fail(e, "the trust domain %s stands twice", td)
+			}
+			*into = append(*into, td)
+			return nil
+		})
+		if err == nil && len(*into) == 0 {
+			err = s.fail(n, "name at least one trust domain")
+		}
+		slices.SortFunc(*into, spiffeid.TrustDomain.Compare)
+		return err
+	}
+}
+
+// maxGrace bounds how long a superseded configuration may still be named.
+const maxGrace = 10 * time.Minute
+
+func parseFormat(s string) (string, error) {
+	if s != snapshot.FormatV1 {
+		return "", fmt.Errorf("format %q is not known to this release; it builds %q", s, snapshot.FormatV1)
+	}
+	return s, nil
+}
+
+func parseTrustDomain(s string) (spiffeid.TrustDomain, error) {
+	td, err := spiffeid.TrustDomainFromString(s)
+	if err == nil && td.Name() != s {
+		err = fmt.Errorf("write the bare name, %q", td.Name())
+	}
+	return td, err
+}
+
+// nameForm is what a mesh, a proxy and a workload may be called: it stands in
+// paths, headers and messages.
+var nameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+
+func parseName(s string) (string, error) {
+	if !nameForm.MatchString(s) {
+		return "", fmt.Errorf("%q is not a name: 1 to 63 lower-case letters, digits, dots, dashes and underscores, a letter or digit at both ends", s)
+	}
+	return s, nil
+}
+
+func durationUpTo(limit time.Duration) func(string) (time.Duration, error) {
+	return func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("%q is not a duration such as 90s or 24h", s)
+		case d < time.Second || d > limit || d%time.Second != 0:
+			return 0, fmt.Errorf("%q is outside 1s to %s, in whole seconds", s, limit)
+		}
+		return d, nil
+	}
+}
+
+var policyPathForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)+$`)
+
+func parsePolicyPath(s string) (string, error) {
+	if !policyPathForm.MatchString(s) {
+		return "", fmt.Errorf("%q is not the path of a rule such as %s", s, snapshot.DefaultPolicyPath)
+	}
+	return s, nil
+}
+
+func parseSDSCluster(s string) (string, error) {
+	switch {
+	case s == snapshot.DefaultSDSCluster:
+		return s, nil
+	case strings.HasPrefix(s, snapshot.ReservedPrefix):
+		return "", fmt.Errorf("%q: names that begin with %q belong to meshseal", s, snapshot.ReservedPrefix)
+	}
+	return s, checkLabel(s)
+}
+
+func (repo *repository) readPolicies(r *reader) error {
+	entries, err := r.folder(policiesDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := path.Join(policiesDir, e.Name())
+		if e.IsDir() || !(path.Ext(name) == ".rego" || e.Name() == dataFile) {
+			return fmt.Errorf("%s: %s/ holds *.rego files and %s, nothing else", name, policiesDir, dataFile)
+		}
+		data, err := r.read(name, maxPolicy)
+		if err != nil {
+			return err
+		}
+		repo.policies = append(repo.policies, snapshot.File{Path: name, Data: data})
+	}
+	if len(repo.policies) == 0 {
+		return fmt.Errorf("%s/ holds no *.rego file: without a policy every request would be denied", policiesDir)
+	}
+	return nil
+}
+
+func (repo *repository) readWorkloads(r *reader) error {
+	entries, err := r.folder(workloadsDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		file := path.Join(workloadsDir, e.Name())
+		name, ok := strings.CutSuffix(e.Name(), ".yaml")
+		if e.IsDir() || !ok {
+			return fmt.Errorf("%s: %s/ holds one <name>.yaml for each workload, nothing else", file, workloadsDir)
+		}
+		if _, err := parseName(name); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		s, err := r.yaml(file)
+		if err != nil {
+			return err
+		}
+		w, err := s.workload(name)
+		if err != nil {
+			return err
+		}
+		repo.workloads = append(repo.workloads, w)
+	}
+	slices.SortFunc(repo.workloads, func(a, b snapshot.Workload) int { return cmp.Compare(a.Name, b.Name) })
+	return nil
+}
+
+func (s *source) workload(name string) (snapshot.Workload, error) {
+	w := snapshot.Workload{Name: name}
+	err := s.object(s.root, "a workload", map[string]func(*yaml.Node) error{
+		"spiffe_id": parsed(s, &w.ID, identity.ParseBaseID),
+		"allowed":   s.imageSets(&w.Allowed),
+		"revoked":   s.digests(&w.Revoked),
+	})
+	if err != nil {
+		return w, err
+	}
+	return w, s.require(s.root, "spiffe_id", "allowed")
+}
+
+func (s *source) imageSets(into *[]snapshot.ImageSet) func(*yaml.Node) error {
+	return func(n *yaml.Node) error {
+		seen := map[snapshot.Digest]bool{}
+		return s.list(n, func(e *yaml.Node) error {
+			var images []snapshot.Digest
+			if e.Kind == yaml.ScalarNode { // one image alone
+				images = make([]snapshot.Digest, 1)
+				if err := parsed(s, &images[0], parseDigest)(e); err != nil {
+					return err
+				}
+			} else if err := s.digests(&images)(e); err != nil {
+				return err
+			}
+			digest, err := identity.SetDigest(images)
+			if err != nil {
+				return s.fail(e, "%v", err)
+			}
+			if seen[digest] {
+				return s.fail(e, "the same image set stands twice")
+			}
+			seen[digest] = true
+			*into = append(*into, images)
+			return nil
+		})
+	}
+}
+
+func (s *source) digests(into *[]snapshot.Digest) func(*yaml.Node) error {
+	return func(n *yaml.Node) error {
+		err := s.list(n, func(e *yaml.Node) error {
+			var d snapshot.Digest
+			if err := parsed(s, &d, parseDigest)(e); err != nil {
+				return err
+			}
+			if slices.Contains(*into, d) {
+				return s.fail(e, "the digest stands twice")
+			}
+			*into = append(*into, d)
+			return nil
+		})
+		slices.SortFunc(*into, snapshot.Digest.Compare)
+		return err
+	}
+}
+
+func parseDigest(s string) (snapshot.Digest, error) {
+	d, err := identity.ParseDigest(s)
+	if err == nil && d.IsZero() {
+		err = fmt.Errorf("%q is the digest of nothing", s)
+	}
+	return d, err
+}
+
+func (repo *repository) readWaivers(r *reader) error {
+	s, err := r.yaml(waiversFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || s.root == nil {
+		return err
+	}
+	err = s.list(s.root, func(n *yaml.Node) error {
+		var w snapshot.Waiver
+		err := s.object(n, "a waiver", map[string]func(*yaml.Node) error{
+			"rule": s.text(&w.Rule), "proxy": parsed(s, &w.Proxy, parseName), "resource": s.text(&w.Resource),
+			"reason": s.text(&w.Reason), "until": parsed(s, &w.Until, parseDate),
+		})
+		if err == nil {
+			err = s.require(n, "rule", "proxy", "resource", "reason", "until")
+		}
+		if err == nil && slices.ContainsFunc(repo.waivers, func(o snapshot.Waiver) bool { return compareWaivers(o, w) == 0 }) {
+			err = s.fail(n, "a second waiver of %s for %s of proxy %s", w.Rule, w.Resource, w.Proxy)
+		}
+		repo.waivers = append(repo.waivers, w)
+		return err
+	})
+	slices.SortFunc(repo.waivers, compareWaivers)
+	return err
+}
+
+func compareWaivers(a, b snapshot.Waiver) int {
+	return cmp.Or(cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Proxy, b.Proxy))
+}
+
+// parseDate reads a day; a waiver ends when that day begins, in UTC.
+func parseDate(s string) (time.Time, error) {
+	t, err := time.Parse(time.DateOnly, s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%q is not a date such as 2026-12-31", s)
+	}
+	return t, nil
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
