@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"meshseal/mesh"
+	"meshseal/mesh/gitsource"
+	"meshseal/policies"
+	"meshseal/snapshot"
+)
+
+func initCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "init DIR",
+		Short: "Write a small working mesh repository with comments",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := mesh.Init(args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.ErrOrStderr(), `wrote a mesh repository to %s; next:
+  git -C %[1]s init && git -C %[1]s add . && git -C %[1]s commit -m "a mesh"
+  meshseal build --repo %[1]s --out mesh.snapshot
+`, args[0])
+			return nil
+		},
+	}
+}
+
+func buildCommand() *cobra.Command {
+	var repo, commit, out string
+	c := &cobra.Command{
+		Use:   "build --repo DIR --out FILE",
+		Short: "Build a commit into an unsigned snapshot and print its root",
+		Long: `Build a commit of the mesh repository DIR into FILE, and print the root of the
+snapshot as the only line on stdout. Git objects are read, never the work tree.
+The same commit gives the same bytes on every machine.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			draft, err := buildCommit(c.ErrOrStderr(), repo, commit)
+			if err != nil {
+				return err
+			}
+			if err := writeFile(out, draft.Bytes(), 0o644); err != nil {
+				return err
+			}
+			fmt.Fprintln(c.OutOrStdout(), draft.Root())
+			return nil
+		},
+	}
+	c.Flags().StringVar(&repo, "repo", ".", "the mesh repository: a Git work tree, a folder in one, or a bare repository")
+	c.Flags().StringVar(&commit, "commit", "HEAD", "the commit to build: a hash, a branch or a tag")
+	c.Flags().StringVar(&out, "out", "", "where to write the snapshot")
+	_ = c.MarkFlagRequired("out")
+	return c
+}
+
+// buildCommit builds a revision and writes what the build noticed to w.
+func buildCommit(w io.Writer, repo, revision string) (*snapshot.Draft, error) {
+	source, err := gitsource.Open(repo, revision)
+	if err != nil {
+		return nil, err
+	}
+	if dirty, err := source.Dirty(); err != nil {
+		return nil, err
+	} else if dirty {
+		fmt.Fprintf(w, "warning: %s has changes that are not committed; they are not in the snapshot of %s\n", repo, source.Commit().Hash)
+	}
+	draft, report, err := mesh.Build(source.FS(), source.Commit())
+	for _, n := range report.Notices {
+		fmt.Fprintln(w, "notice:", n)
+	}
+	return draft, err
+}
+
+func testCommand() *cobra.Command {
+	var repo, commit, pattern string
+	c := &cobra.Command{
+		Use:   "test",
+		Short: "Run the *_test.rego of a mesh repository",
+		Long: `Run every test_ rule of policies/*_test.rego with the built-ins that a request
+has. It reads the work tree, so that a policy can be tested before it is
+committed; --commit reads a commit instead.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			format, _ := c.Flags().GetString("output")
+			fsys := os.DirFS(repo)
+			if commit != "" {
+				source, err := gitsource.Open(repo, commit)
+				if err != nil {
+					return err
+				}
+				fsys = source.FS()
+			}
+			files, err := mesh.Policies(fsys)
+			if err != nil {
+				return err
+			}
+			report, err := policies.Test(c.Context(), files, policies.TestOptions{Run: pattern})
+			if err != nil {
+				return err
+			}
+			o := output(format)
+			if err := o.write(c.OutOrStdout(), report, func(w io.Writer) error { return writeTestReport(w, report) }); err != nil {
+				return err
+			}
+			if report.Failed() > 0 {
+				return finding(nil)
+			}
+			if len(report.Results) == 0 {
+				return finding(fmt.Errorf("%s has no test: write test_ rules in policies/*_test.rego", filepath.Clean(repo)))
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&repo, "repo", ".", "the mesh repository")
+	c.Flags().StringVar(&commit, "commit", "", "test this commit instead of the work tree")
+	c.Flags().StringVar(&pattern, "run", "", "only tests whose full name matches this regular expression")
+	outputFlag(c)
+	return c
+}
+
+func writeTestReport(w io.Writer, report policies.Report) error {
+	passed := 0
+	for _, r := range report.Results {
+		verdict := "FAIL"
+		if r.Pass {
+			verdict = "PASS"
+			passed++
+		}
+		fmt.Fprintf(w, "%s %s.%s (%s:%d)\n", verdict, r.Package, r.Name, r.File, r.Line)
+		if r.Err != "" {
+			fmt.Fprintln(w, "     "+r.Err)
+		}
+		if r.Output != "" {
+			fmt.Fprint(w, "     "+strings.ReplaceAll(strings.TrimRight(r.Output, "\n"), "\n", "\n     ")+"\n")
+		}
+	}
+	_, err := fmt.Fprintf(w, "%d passed, %d failed\n", passed, report.Failed())
+	return err
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"meshseal/extauthz"
+	"meshseal/identity"
+	"meshseal/internal/grpcpeer"
+	"meshseal/xds"
+)
+
+// grpcListener is one open address and the gRPC server on it.
+type grpcListener struct {
+	name   string
+	net    net.Listener
+	server *grpc.Server
+	health *health.Server
+}
+
+func (l *grpcListener) serve() error {
+	if err := l.server.Serve(l.net); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// listen opens every address before anything is served, so that one that
+// cannot be bound ends the program and nothing else has begun.
+func listen(configs []listenerConfig, self *self, control *xds.Server, authz *extauthz.Server) ([]*grpcListener, error) {
+	var open []*grpcListener
+	for _, c := range configs {
+		l, err := openListener(c, self)
+		if err != nil {
+			closeAll(open)
+			return nil, err
+		}
+		discoveryv3.RegisterAggregatedDiscoveryServiceServer(l.server, control)
+		authv3.RegisterAuthorizationServer(l.server, authz)
+		healthv1.RegisterHealthServer(l.server, l.health)
+		open = append(open, l)
+	}
+	return open, nil
+}
+
+func openListener(c listenerConfig, self *self) (*grpcListener, error) {
+	l := &grpcListener{name: c.Address, health: health.NewServer()}
+	var creds credentials.TransportCredentials
+	var err error
+	if c.Socket != "" {
+		l.name = "unix://" + c.Socket
+		l.net, err = listenSocket(c.Socket)
+	} else {
+		l.net, err = net.Listen("tcp", c.Address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", l.name, err)
+	}
+	if c.Proxy != "" {
+		creds = grpcpeer.SocketCredentials(c.Proxy)
+	} else {
+		creds = credentials.NewTLS(identity.ServerTLS(self.certificate, self.bundles, time.Now))
+	}
+	l.server = grpc.NewServer(
+		grpc.Creds(creds),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxConcurrentStreams(10_000),
+		grpc.ConnectionTimeout(10*time.Second),
+	)
+	return l, nil
+}
+
+// maxRequest bounds a message from an Envoy, bytes: a CheckRequest with the
+// largest headers and body that Envoy forwards, or a subscription to thousands
+// of names.
+const maxRequest = 4 << 20
+
+// listenSocket opens a Unix socket that only this user may connect to, in
+// place of one that a dead process left.
+func listenSocket(path string) (net.Listener, error) {
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode().Type() != os.ModeSocket {
+			return nil, fmt.Errorf("%s exists and is not a socket", path)
+		}
+		if conn, err := net.Dial("unix", path); err == nil {
+			conn.Close()
+			return nil, errors.New("another process answers on it")
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	// The mode has to be right from the first moment on; a chmod would come
+	// too late. Nothing else in this process makes files yet.
+	before := syscall.Umask(0o177)
+	defer syscall.Umask(before)
+	return net.Listen("unix", path)
+}
+
+func closeAll(listeners []*grpcListener) {
+	for _, l := range listeners {
+		l.server.Stop()
+		l.net.Close()
+	}
+}
+
+// readBundles reads trust bundles from files: SPIFFE bundles by the ending
+// .json, PEM otherwise.
+func readBundles(files map[string]string) (*identity.TrustBundles, error) {
+	authorities := map[spiffeid.TrustDomain][]*x509.Certificate{}
+	for domain, name := range files {
+		td, err := spiffeid.TrustDomainFromString(domain)
+		if err != nil || td.Name() != domain {
+			return nil, fmt.Errorf("%q is not the name of a trust domain", domain)
+		}
+		data, err := readBounded(name, 1<<20)
+		if err != nil {
+			return nil, err
+		}
+		if strings.HasSuffix(name, ".json") {
+			authorities[td], err = identity.ParseBundleSPIFFE(td, data)
+		} else {
+			authorities[td], err = identity.ParseBundlePEM(data)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return identity.NewTrustBundles(authorities)
+}

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"meshseal/extauthz"
+	"meshseal/identity"
+	"meshseal/identity/spire"
+	"meshseal/internal/telemetry"
+	"meshseal/snapshot"
+	"meshseal/xds"
+)
+
+func serveCommand() *cobra.Command {
+	var path string
+	var sets []string
+	c := &cobra.Command{
+		Use:   "serve --config FILE",
+		Short: "Serve a snapshot over xDS and answer ext_authz",
+		Long: `Serve the snapshot in force over xDS (ADS, delta) and answer ext_authz for every
+request and connection. docs/serve.md describes the configuration; each single
+setting can also be given as MESHSEAL_<PATH> in the environment or by --set.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			config, err := loadServeConfig(path, os.Environ(), sets)
+			if err != nil {
+				return err
+			}
+			log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
+			return serve(c.Context(), config, log)
+		},
+	}
+	c.Flags().StringVar(&path, "config", "", "the configuration file")
+	c.Flags().StringArrayVar(&sets, "set", nil, "setting=value; counts more than file and environment")
+	_ = c.MarkFlagRequired("config")
+	return c
+}
+
+// serve wires everything together and runs it until ctx ends. What it opens,
+// it closes in reverse order.
+func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err error) {
+	store, err := snapshot.OpenStore(config.State)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+
+	metrics := telemetry.NewMetrics()
+	tracing, err := telemetry.Start(ctx)
+	if err != nil {
+		return fmt.Errorf("tracing: %w", err)
+	}
+	defer func() {
+		flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if serr := tracing.Shutdown(flush); serr != nil {
+			log.Warn("the last spans were not exported", "error", serr)
+		}
+	}()
+
+	records, err := openRecords(config.Records)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, records.Close()) }()
+
+	self, err := openIdentity(ctx, config.Identity)
+	if err != nil {
+		return err
+	}
+	defer self.close()
+
+	from, trust, err := openSource(config, log)
+	if err != nil {
+		return err
+	}
+
+	authz, err := extauthz.New(extauthz.Config{
+		Bundles:         self.bundles,
+		Now:             time.Now,
+		Records:         records,
+		AllowUnrecorded: config.Records.OnFailure == "allow",
+		Deadline:        config.Deadline,
+		Tracer:          tracing.Tracer(),
+		Observe:         metrics.Check,
+	})
+	if err != nil {
+		return err
+	}
+	control, err := xds.New(xds.Config{Bundles: self.bundles, Now: time.Now, Events: &xdsEvents{metrics: metrics, log: log}})
+	if err != nil {
+		return err
+	}
+	defer control.Close()
+
+	adopter := &adopter{store: store, authz: authz, xds: control, metrics: metrics, log: log}
+	if err := adopter.restore(trust, time.Now()); err != nil {
+		return err
+	}
+	follow := &follower{source: from, adopter: adopter, every: config.Source.Poll, metrics: metrics, log: log, now: time.Now}
+	metrics.SourceAge(func() float64 { return follow.age().Seconds() })
+
+	listeners, err := listen(config.Listeners, self, control, authz)
+	if err != nil {
+		return err
+	}
+	web, err := listenHTTP(config.HTTP, &probes{adopter: adopter, follower: follow, xds: control, metrics: metrics, now: time.Now})
+	if err != nil {
+		closeAll(listeners)
+		return err
+	}
+
+	// All that runs, in one list: the first to return an error stops the rest.
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return follow.run(ctx) })
+	for _, l := range listeners {
+		group.Go(l.serve)
+		log.Info("serving xDS and ext_authz", "address", l.name)
+	}
+	if web != nil {
+		group.Go(web.serve)
+		log.Info("serving probes, metrics and status", "address", web.name)
+	}
+	group.Go(func() error { return drain(ctx, config.Drain, listeners, web, log) })
+	return group.Wait()
+}
+
+// drain waits for the end, says "not serving" for a while, so that Envoys and
+// load balancers go elsewhere, and then ends what is open.
+func drain(ctx context.Context, wait time.Duration, listeners []*grpcListener, web *webListener, log *slog.Logger) error {
+	<-ctx.Done()
+	log.Info("stopping", "drain", wait)
+	for _, l := range listeners {
+		l.health.Shutdown()
+	}
+	if web != nil {
+		web.probes.stopping.Store(true)
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	<-timer.C
+	closeAll(listeners)
+	if web != nil {
+		return web.close()
+	}
+	return nil
+}
+
+// openRecords opens the place for decision records. A file is appended to.
+func openRecords(c recordsConfig) (*extauthz.Writer, error) {
+	if c.Path == "-" {
+		return extauthz.NewWriter(nopCloser{os.Stdout}), nil
+	}
+	f, err := os.OpenFile(c.Path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("records: %w", err)
+	}
+	return extauthz.NewWriter(f), nil
+}
+
+type nopCloser struct{ *os.File }
+
+func (nopCloser) Close() error { return nil }
+
+// self is who this server is and whom it believes.
+type self struct {
+	certificate func() (*tls.Certificate, error)
+	bundles     func() *identity.TrustBundles
+	close       func() error
+}
+
+func openIdentity(ctx context.Context, c identityConfig) (*self, error) {
+	if c.WorkloadAPI != "" {
+		source, err := spire.Open(ctx, spire.Config{Address: c.WorkloadAPI})
+		if err != nil {
+			return nil, fmt.Errorf("identity.workload_api: %w", err)
+		}
+		return &self{certificate: source.Certificate, bundles: source.Bundles, close: source.Close}, nil
+	}
+	bundles, err := readBundles(c.TrustBundles)
+	if err != nil {
+		return nil, fmt.Errorf("identity.trust_bundles: %w", err)
+	}
+	s := &self{
+		bundles: func() *identity.TrustBundles { return bundles },
+		close:   func() error { return nil },
+	}
+	if c.Certificate != "" {
+		// Read at every handshake, so that a renewed certificate needs no
+		// restart; the first read is now, so that a wrong path ends the start.
+		s.certificate = func() (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
+			return &pair, err
+		}
+		if _, err := s.certificate(); err != nil {
+			return nil, fmt.Errorf("identity.certificate: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// openSource opens where snapshots come from, and says whose signatures count.
+func openSource(c *serveConfig, log *slog.Logger) (source, snapshot.Trust, error) {
+	if path := c.Source.File.Path; path != "" {
+		trust, err := readTrust(c.Trust.Keys, c.Trust.Threshold)
+		if err != nil {
+			return nil, snapshot.Trust{}, fmt.Errorf("trust: %w", err)
+		}
+		return &fileFollower{path: path, trust: trust}, trust, nil
+	}
+	signer, err := snapshot.ReadPrivateKey(c.Signing.Key)
+	if err != nil {
+		return nil, snapshot.Trust{}, fmt.Errorf("signing: %w", err)
+	}
+	trust, err := snapshot.NewTrust([]snapshot.PublicKey{signer.Public()}, 1)
+	if err != nil {
+		return nil, snapshot.Trust{}, fmt.Errorf("signing: %w", err)
+	}
+	git := c.Source.Git
+	revision := git.Ref
+	if revision == "" {
+		revision = git.Commit
+	}
+	return &gitFollower{repository: git.Repository, revision: revision, signer: signer, trust: trust, log: log}, trust, nil
+}
+
+// xdsEvents turns what happens on xDS streams into metrics and log lines.
+type xdsEvents struct {
+	metrics *telemetry.Metrics
+	log     *slog.Logger
+}

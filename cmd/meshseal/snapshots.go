@@ -1,0 +1,289 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"meshseal/mesh"
+	"meshseal/mesh/gitsource"
+	"meshseal/snapshot"
+)
+
+func signCommand() *cobra.Command {
+	var key, previous string
+	var renew bool
+	c := &cobra.Command{
+		Use:   "sign --key KEY FILE",
+		Short: "Sign a snapshot in place",
+		Long: `Sign the snapshot FILE in place. The first signature issues the statement and
+starts its lifetime; further signers add theirs to the same statement. --renew
+issues a new statement for the same root, with only this signature.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			signer, err := snapshot.ReadPrivateKey(key)
+			if err != nil {
+				return err
+			}
+			draft, err := readDraft(args[0])
+			if err != nil {
+				return err
+			}
+			opts := snapshot.SignOptions{Now: time.Now(), Renew: renew}
+			if previous != "" {
+				before, err := readDraft(previous)
+				if err != nil {
+					return err
+				}
+				opts.Previous = before.Root()
+			}
+			signed, err := draft.Sign(signer, opts)
+			if err != nil {
+				return err
+			}
+			info, err := os.Stat(args[0])
+			if err != nil {
+				return err
+			}
+			if err := writeFile(args[0], signed.Bytes(), info.Mode().Perm()); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.ErrOrStderr(), "signed %s by key %s; valid until %s\n", signed.Root(), signer.Public().ID(), signed.Statement().Expires.Format(time.RFC3339))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&key, "key", "", "file with the private key (meshseal keygen)")
+	c.Flags().BoolVar(&renew, "renew", false, "issue a new statement for the same root")
+	c.Flags().StringVar(&previous, "previous", "", "the snapshot file that this one follows; its root is named in the statement")
+	_ = c.MarkFlagRequired("key")
+	return c
+}
+
+// verification is the result of verify, as -o json writes it.
+type verification struct {
+	Verified  bool                `json:"verified"`
+	Code      string              `json:"code"`
+	Reason    string              `json:"reason,omitempty"`
+	Root      string              `json:"root,omitempty"`
+	Statement *snapshot.Statement `json:"statement,omitempty"`
+	Rebuilt   bool                `json:"rebuilt"`
+}
+
+func verifyCommand() *cobra.Command {
+	var keys []string
+	var threshold int
+	var rebuild string
+	c := &cobra.Command{
+		Use:   "verify --key KEY.pub FILE",
+		Short: "Verify a snapshot: signatures, times, every byte",
+		Long: `Verify the snapshot FILE: enough valid signatures of the keys given, a statement
+that is valid now, and content that hashes to the root it names. --rebuild DIR
+builds the commit that the statement names again, from the Git repository DIR,
+and demands the same root.
+
+Exit codes: 0 verified; 1 not verified, the reason's code on stderr; 2 wrong
+usage or an unreadable file.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			format, _ := c.Flags().GetString("output")
+			trust, err := readTrust(keys, threshold)
+			if err != nil {
+				return err
+			}
+			data, err := readBounded(args[0], snapshot.MaxFile)
+			if err != nil {
+				return err
+			}
+			v := verify(c.ErrOrStderr(), data, trust, rebuild)
+			o := output(format)
+			if err := o.write(c.OutOrStdout(), v, func(w io.Writer) error {
+				if v.Verified {
+					fmt.Fprintln(w, "verified", v.Root)
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+			if !v.Verified {
+				return finding(fmt.Errorf("%s: %s", v.Code, v.Reason))
+			}
+			return nil
+		},
+	}
+	c.Flags().StringSliceVar(&keys, "key", nil, "file with a trusted public key; may be given several times")
+	c.Flags().IntVar(&threshold, "threshold", 1, "how many of the keys must have signed")
+	c.Flags().StringVar(&rebuild, "rebuild", "", "build the commit again from this Git repository and compare the root")
+	_ = c.MarkFlagRequired("key")
+	outputFlag(c)
+	return c
+}
+
+func verify(w io.Writer, data []byte, trust snapshot.Trust, rebuild string) verification {
+	s, err := snapshot.Open(data, trust, time.Now())
+	if err != nil {
+		return verification{Code: snapshot.Code(err), Reason: err.Error()}
+	}
+	statement := s.Statement()
+	v := verification{Verified: true, Code: "OK", Root: s.Root().String(), Statement: &statement}
+	if rebuild == "" {
+		return v
+	}
+	source, err := gitsource.Open(rebuild, statement.Commit)
+	if err != nil {
+		return verification{Code: "REBUILD_FAILED", Reason: err.Error(), Root: v.Root}
+	}
+	draft, _, err := mesh.Build(source.FS(), source.Commit())
+	if err != nil {
+		return verification{Code: "REBUILD_FAILED", Reason: err.Error(), Root: v.Root}
+	}
+	if again := draft.Statement(); draft.Root() != s.Root() || again.Sequence != statement.Sequence || again.Commit != statement.Commit {
+		return verification{Code: "REBUILD_DIFFERS", Root: v.Root, Reason: fmt.Sprintf(
+			"commit %s builds to %s with sequence %d; the statement names %s with sequence %d",
+			again.Commit, draft.Root(), again.Sequence, s.Root(), statement.Sequence)}
+	}
+	v.Rebuilt = true
+	return v
+}
+
+// readTrust reads public key files.
+func readTrust(files []string, threshold int) (snapshot.Trust, error) {
+	var keys []snapshot.PublicKey
+	for _, name := range files {
+		data, err := readBounded(name, 1<<16)
+		if err != nil {
+			return snapshot.Trust{}, err
+		}
+		key, err := snapshot.ParsePublicKey(data)
+		if err != nil {
+			return snapshot.Trust{}, fmt.Errorf("%s: %w", name, err)
+		}
+		keys = append(keys, key)
+	}
+	return snapshot.NewTrust(keys, threshold)
+}
+
+// readDraft reads a snapshot file without verifying any signature.
+func readDraft(name string) (*snapshot.Draft, error) {
+	data, err := readBounded(name, snapshot.MaxFile)
+	if err != nil {
+		return nil, err
+	}
+	draft, err := snapshot.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", name, snapshot.Code(err), err)
+	}
+	return draft, nil
+}
+
+// summary is what show writes.
+type summary struct {
+	Root       string              `json:"root"`
+	Statement  snapshot.Statement  `json:"statement"`
+	Signatures []string            `json:"signatures"`
+	Mesh       snapshot.Mesh       `json:"mesh"`
+	Proxies    []snapshot.Proxy    `json:"proxies"`
+	Workloads  []snapshot.Workload `json:"workloads"`
+	Policies   []string            `json:"policies"`
+	Waivers    []snapshot.Waiver   `json:"waivers"`
+}
+
+func showCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "show FILE",
+		Short: "Show what a snapshot holds; verify proves it",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			format, _ := c.Flags().GetString("output")
+			d, err := readDraft(args[0])
+			if err != nil {
+				return err
+			}
+			s := summary{
+				Root: d.Root().String(), Statement: d.Statement(), Signatures: d.SignedBy(), Mesh: d.Mesh(),
+				Proxies: d.Proxies(), Workloads: d.Workloads(), Waivers: d.Waivers(),
+			}
+			for _, f := range d.Policies() {
+				s.Policies = append(s.Policies, f.Path)
+			}
+			o := output(format)
+			return o.write(c.OutOrStdout(), s, func(w io.Writer) error { return writeSummary(w, s) })
+		},
+	}
+	outputFlag(c)
+	return c
+}
+
+func writeSummary(w io.Writer, s summary) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "root\t%s\n", s.Root)
+	fmt.Fprintf(t, "mesh\t%s (format %s)\n", s.Mesh.Name, s.Mesh.Format)
+	fmt.Fprintf(t, "commit\t%s, sequence %d, %s\n", s.Statement.Commit, s.Statement.Sequence, s.Statement.CommitTime.UTC().Format(time.RFC3339))
+	if s.Statement.Issued.IsZero() {
+		fmt.Fprintf(t, "statement\tnot signed\n")
+	} else {
+		fmt.Fprintf(t, "statement\tissued %s, expires %s\n", s.Statement.Issued.Format(time.RFC3339), s.Statement.Expires.Format(time.RFC3339))
+	}
+	for _, id := range s.Signatures {
+		fmt.Fprintf(t, "signature\tclaims key %s\n", id)
+	}
+	for _, p := range s.Proxies {
+		fmt.Fprintf(t, "proxy\t%s\t%s\tworkload %s\n", p.Name, p.ID, p.Workload)
+		for _, e := range p.Entries {
+			fmt.Fprintf(t, "\t  %s\t%s\t%s\n", e.Type.Short(), e.Name, e.Hash)
+		}
+	}
+	for _, wl := range s.Workloads {
+		fmt.Fprintf(t, "workload\t%s\t%s\t%d image sets allowed, %d digests revoked\n", wl.Name, wl.ID, len(wl.Allowed), len(wl.Revoked))
+	}
+	for _, p := range s.Policies {
+		fmt.Fprintf(t, "policy\t%s\n", p)
+	}
+	for _, wv := range s.Waivers {
+		fmt.Fprintf(t, "waiver\t%s\t%s/%s\tuntil %s: %s\n", wv.Rule, wv.Proxy, wv.Resource, wv.Until.Format(time.DateOnly), wv.Reason)
+	}
+	return t.Flush()
+}
+
+func diffCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "diff A B",
+		Short: "Show what differs between two snapshots",
+		Long:  "Show what differs between the snapshot files A and B. Exit codes: 0 the same, 1 different.",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			format, _ := c.Flags().GetString("output")
+			a, err := readDraft(args[0])
+			if err != nil {
+				return err
+			}
+			b, err := readDraft(args[1])
+			if err != nil {
+				return err
+			}
+			changes := snapshot.Diff(a, b)
+			o := output(format)
+			if err := o.write(c.OutOrStdout(), changes, func(w io.Writer) error {
+				for _, change := range changes {
+					fmt.Fprintln(w, change)
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+			if len(changes) > 0 {
+				return finding(nil)
+			}
+			if a.Root() != b.Root() {
+				return errors.New("the roots differ and no difference was found: this is a defect of meshseal")
+			}
+			return nil
+		},
+	}
+	outputFlag(c)
+	return c
+}

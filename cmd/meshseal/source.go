@@ -1,0 +1,241 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"meshseal/extauthz"
+	"meshseal/internal/telemetry"
+	"meshseal/mesh"
+	"meshseal/mesh/gitsource"
+	"meshseal/snapshot"
+	"meshseal/xds"
+)
+
+// adopter takes a verified snapshot into force: on disk first, then where
+// decisions are made, then where Envoys are served. Only one goroutine, the
+// follower's, calls it.
+type adopter struct {
+	store   *snapshot.Store
+	authz   *extauthz.Server
+	xds     *xds.Server
+	metrics *telemetry.Metrics
+	log     *slog.Logger
+
+	high    snapshot.High
+	current atomic.Pointer[snapshot.Snapshot] // nil: none was ever adopted
+}
+
+// adopt makes candidate the snapshot in force. When it fails, what was in
+// force stays so.
+func (a *adopter) adopt(candidate *snapshot.Snapshot) error {
+	if err := snapshot.Successor(a.current.Load(), a.high, candidate); err != nil {
+		return err
+	}
+	plan, err := a.authz.Prepare(candidate)
+	if err != nil {
+		return fmt.Errorf("prepare snapshot %s for decisions: %w", candidate.Root(), err)
+	}
+	if err := a.store.Adopt(candidate); err != nil {
+		return fmt.Errorf("keep snapshot %s on disk: %w", candidate.Root(), err)
+	}
+	a.serve(candidate, plan)
+	a.log.Info("snapshot in force", "root", candidate.Root(), "commit", candidate.Statement().Commit,
+		"sequence", candidate.Statement().Sequence, "expires", candidate.Statement().Expires)
+	return nil
+}
+
+// restore puts what an earlier run of the server adopted into force again. A
+// snapshot that has expired since is served, and every request on it denied
+// as expired, until a newer statement comes.
+func (a *adopter) restore(trust snapshot.Trust, now time.Time) error {
+	kept, high, err := a.store.Load(trust, now)
+	expired := errors.Is(err, snapshot.ErrExpired)
+	if err != nil && !expired {
+		return fmt.Errorf("the snapshot kept in the state folder: %w", err)
+	}
+	a.high = high
+	if kept == nil {
+		return nil
+	}
+	plan, err := a.authz.Prepare(kept)
+	if err != nil {
+		return fmt.Errorf("prepare the snapshot kept in the state folder: %w", err)
+	}
+	a.serve(kept, plan)
+	a.log.Info("snapshot in force, from the state folder", "root", kept.Root(), "sequence", kept.Statement().Sequence, "expired", expired)
+	return nil
+}
+
+func (a *adopter) serve(s *snapshot.Snapshot, plan *extauthz.Plan) {
+	a.authz.Adopt(plan)
+	a.xds.Adopt(s)
+	a.current.Store(s)
+	a.high = snapshot.HighOf(s)
+	st := s.Statement()
+	a.metrics.SnapshotInForce(s.Root().String(), st.Commit, st.Sequence, st.Expires)
+}
+
+// source finds the newest snapshot.
+type source interface {
+	// next returns a verified snapshot that is not the one in force, or nil
+	// where there is none.
+	next(ctx context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error)
+}
+
+// fileFollower reads a snapshot that somebody else signed.
+type fileFollower struct {
+	path  string
+	trust snapshot.Trust
+	same  os.FileInfo // of the file whose bytes are in force
+}
+
+func (f *fileFollower) next(_ context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
+	info, err := os.Stat(f.path)
+	if err != nil {
+		return nil, err
+	}
+	if f.same != nil && os.SameFile(f.same, info) && f.same.ModTime().Equal(info.ModTime()) && f.same.Size() == info.Size() {
+		return nil, nil
+	}
+	data, err := readBounded(f.path, snapshot.MaxFile)
+	if err != nil {
+		return nil, err
+	}
+	if current != nil && bytes.Equal(data, current.Bytes()) {
+		f.same = info
+		return nil, nil
+	}
+	s, err := snapshot.Open(data, f.trust, now)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", f.path, snapshot.Code(err), err)
+	}
+	return s, nil
+}
+
+// gitFollower builds and signs the commit that a reference names.
+type gitFollower struct {
+	repository, revision string
+	signer               snapshot.Signer
+	trust                snapshot.Trust // the signer's own key
+	log                  *slog.Logger
+}
+
+func (g *gitFollower) next(_ context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
+	source, err := gitsource.Open(g.repository, g.revision)
+	if err != nil {
+		return nil, err
+	}
+	opts := snapshot.SignOptions{Now: now}
+	if current != nil {
+		st := current.Statement()
+		if source.Commit().Hash == st.Commit {
+			if now.Before(halfway(st)) {
+				return nil, nil
+			}
+			return g.renew(current, now)
+		}
+		descends, err := source.DescendsFrom(st.Commit)
+		if err != nil {
+			return nil, err
+		}
+		if !descends {
+			return nil, fmt.Errorf("%s names commit %s, which does not descend from %s, the commit in force: history was rewritten or the reference moved back; go back with git revert", g.revision, source.Commit().Hash, st.Commit)
+		}
+		opts.Previous = current.Root()
+	}
+	draft, report, err := mesh.Build(source.FS(), source.Commit())
+	if err != nil {
+		return nil, fmt.Errorf("build commit %s: %w", source.Commit().Hash, err)
+	}
+	for _, n := range report.Notices {
+		g.log.Info("build notice", "commit", source.Commit().Hash, "notice", n.String())
+	}
+	return g.sign(draft, opts)
+}
+
+// renew issues a new statement for the content in force.
+func (g *gitFollower) renew(current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
+	draft, err := snapshot.Parse(current.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	return g.sign(draft, snapshot.SignOptions{Now: now, Renew: true, Previous: current.Statement().Previous})
+}
+
+// sign signs a draft and reads the result back through the one verifier.
+func (g *gitFollower) sign(draft *snapshot.Draft, opts snapshot.SignOptions) (*snapshot.Snapshot, error) {
+	signed, err := draft.Sign(g.signer, opts)
+	if err != nil {
+		return nil, err
+	}
+	return snapshot.Open(signed.Bytes(), g.trust, opts.Now)
+}
+
+// halfway is when half of a statement's lifetime has passed: the time to renew
+// it, and to raise an alarm where nobody has.
+func halfway(s snapshot.Statement) time.Time {
+	return s.Issued.Add(s.Expires.Sub(s.Issued) / 2)
+}
+
+// follower looks at the source again and again and adopts what is new.
+type follower struct {
+	source  source
+	adopter *adopter
+	every   time.Duration
+	metrics *telemetry.Metrics
+	log     *slog.Logger
+	now     func() time.Time
+
+	lastGood atomic.Int64           // Unix nanoseconds of the last look that ended well
+	refused  atomic.Pointer[string] // why the newest candidate is not in force
+}
+
+// run looks at once and then every interval until ctx ends.
+func (f *follower) run(ctx context.Context) error {
+	tick := time.NewTicker(f.every)
+	defer tick.Stop()
+	for {
+		f.look(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// look adopts what is new, or says once why it does not.
+func (f *follower) look(ctx context.Context) {
+	now := f.now()
+	candidate, err := f.source.next(ctx, f.adopter.current.Load(), now)
+	if err == nil && candidate != nil {
+		err = f.adopter.adopt(candidate)
+	}
+	if err == nil {
+		f.lastGood.Store(now.UnixNano())
+		f.refused.Store(nil)
+		return
+	}
+	f.metrics.SourceRefused()
+	text := err.Error()
+	if before := f.refused.Swap(&text); before == nil || *before != text {
+		f.log.Error("not adopted; the snapshot in force stays", "code", snapshot.Code(err), "error", err)
+	}
+}
+
+// age is how long ago the source was last read well; negative before the first
+// time.
+func (f *follower) age() time.Duration {
+	last := f.lastGood.Load()
+	if last == 0 {
+		return -1
+	}
+	return f.now().Sub(time.Unix(0, last))
+}
