@@ -88,11 +88,14 @@ func TestParseBaseIDRefused(t *testing.T) {
 }
 
 func TestSplitIsTheInverseOfWithDigest(t *testing.T) {
+	segment := rapid.StringMatching(`[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,8}`).Filter(func(s string) bool {
+		return !strings.EqualFold(s, "sha256") && s != "spire"
+	})
 	rapid.Check(t, func(t *rapid.T) {
-		segments := rapid.SliceOfN(rapid.StringMatching(`[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,8}`), 1, 4).Draw(t, "segments")
+		segments := rapid.SliceOfN(segment, 1, 4).Draw(t, "segments")
 		base, err := identity.ParseBaseID("spiffe://shop.test/" + strings.Join(segments, "/"))
 		if err != nil {
-			t.Skip("a segment spells sha256, or the ID is reserved")
+			t.Fatal(err)
 		}
 		digest := identity.SumDigest(rapid.SliceOf(rapid.Byte()).Draw(t, "data"))
 		id, err := identity.WithDigest(base, digest)
