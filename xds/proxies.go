@@ -1,0 +1,120 @@
+package xds
+
+import (
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"meshseal/snapshot"
+)
+
+// maxStreams is how many streams one proxy may have at once: many Envoys can
+// share an identity. One more is refused, so that those that work go on; what
+// is dead among them ends by the keepalive.
+const maxStreams = 1000
+
+// proxyState is what the server remembers of one proxy beyond its streams. It
+// is guarded by Server.mu.
+type proxyState struct {
+	streams map[*stream]StreamStatus
+	left    time.Time // when its last stream ended
+	// rejections are the versions that the proxy rejected, while they are the
+	// newest: they are not sent to it again, on no stream.
+	rejections map[rejectionKey]Rejection
+}
+
+type rejectionKey struct {
+	typ  snapshot.TypeURL
+	name string
+}
+
+// Rejection is a version of a resource that a proxy rejected and that is not
+// sent to it again.
+type Rejection struct {
+	Type     snapshot.TypeURL `json:"type"`
+	Resource string           `json:"resource"`
+	Version  string           `json:"version"`
+	Time     time.Time        `json:"time"`
+	Text     string           `json:"text"`
+}
+
+// register makes the stream one of its proxy's.
+func (s *Server) register(st *stream) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := st.caller.proxy.name
+	p := s.proxies[name]
+	if p == nil {
+		p = &proxyState{streams: map[*stream]StreamStatus{}, rejections: map[rejectionKey]Rejection{}}
+		s.proxies[name] = p
+	}
+	if len(p.streams) >= maxStreams {
+		return refusal(codes.ResourceExhausted, "proxy %q has %d streams already: end some of its Envoys", name, maxStreams)
+	}
+	s.streams++
+	st.id, st.state = s.streams, p
+	p.streams[st] = st.status()
+	return nil
+}
+
+func (s *Server) unregister(st *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(st.state.streams, st)
+	st.state.left = s.now()
+	name := st.caller.proxy.name
+	if len(st.state.streams) == 0 && s.view.Load().proxies[name] == nil && s.proxies[name] == st.state {
+		delete(s.proxies, name)
+	}
+}
+
+// publish makes the stream's state visible in the status.
+func (st *stream) publish() {
+	status := st.status()
+	st.server.mu.Lock()
+	defer st.server.mu.Unlock()
+	st.state.streams[st] = status
+}
+
+// remember keeps the versions that a NACK blames from being sent again, unless
+// a newer snapshot has replaced them meanwhile.
+func (st *stream) remember(sub *subscription, n *Nack) {
+	s := st.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.view.Load().proxies[st.caller.proxy.name]
+	if p == nil {
+		return
+	}
+	set := p.set(sub.typ)
+	for _, name := range n.Blamed {
+		e, r := sub.entries[name], set.byName[name]
+		if e == nil || e.state != stateNacked || r == nil || r.version != e.version {
+			continue
+		}
+		st.state.rejections[rejectionKey{sub.typ, name}] = Rejection{
+			Type: sub.typ, Resource: name, Version: r.version, Time: n.Time, Text: n.Text,
+		}
+	}
+}
+
+// rejected reports whether the proxy has rejected this version of a resource,
+// on this stream or another.
+func (st *stream) rejected(r *resource) bool {
+	st.server.mu.Lock()
+	defer st.server.mu.Unlock()
+	rejection, ok := st.state.rejections[rejectionKey{r.typ, r.name}]
+	return ok && rejection.Version == r.version
+}
+
+// forget drops the rejections of what is not the newest version any more.
+func (p *proxyState) forget(now *proxyView) {
+	for key, rejection := range p.rejections {
+		if now != nil {
+			if r := now.set(key.typ).byName[key.name]; r != nil && r.version == rejection.Version {
+				continue
+			}
+		}
+		delete(p.rejections, key)
+	}
+}

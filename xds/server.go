@@ -1,0 +1,184 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"meshseal/identity"
+	"meshseal/snapshot"
+)
+
+// Config is what a Server needs.
+type Config struct {
+	// Bundles are the trust bundles by which a stream's SVID is verified, at
+	// the time of the call. Nil bundles trust nobody.
+	Bundles func() *identity.TrustBundles
+	// Now is the clock.
+	Now func() time.Time
+	// Events is told what happens on the streams. Nil tells nobody.
+	Events Events
+}
+
+// Server is the ADS server of the snapshot in force. It refuses every stream
+// until Adopt has given it one. Register it with
+// discoveryv3.RegisterAggregatedDiscoveryServiceServer on a gRPC server that
+// was made with ServerOptions.
+type Server struct {
+	bundles func() *identity.TrustBundles
+	now     func() time.Time
+	events  Events
+	timing  timing
+
+	adopting sync.Mutex // one Adopt at a time
+	// view is what is served. It is immutable; Adopt swaps it.
+	view atomic.Pointer[view]
+
+	// ctx ends when the server closes; its cause is errClosing.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup // the goroutines of all streams
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	streams uint64 // opened so far
+	proxies map[string]*proxyState
+}
+
+// timing holds the delays of a stream.
+type timing struct {
+	// send is how long one response may wait for the client to read.
+	send time.Duration
+	// settle is how long after the start of a stream no cluster is removed: a
+	// client that comes back tells type by type what it holds, so the server
+	// does not know yet which listeners and routes use the cluster.
+	settle time.Duration
+	// recheck is how often the identity of a quiet stream is verified again,
+	// besides the moment when its SVID expires.
+	recheck time.Duration
+}
+
+var defaultTiming = timing{send: 30 * time.Second, settle: 3 * time.Second, recheck: 30 * time.Second}
+
+var errClosing = status.Error(codes.Unavailable, "the xDS server is shutting down: reconnect")
+
+// New makes a Server that has no snapshot yet.
+func New(c Config) (*Server, error) {
+	if c.Bundles == nil {
+		return nil, errors.New("xds: Config.Bundles is missing: without trust bundles no stream can prove whose it is")
+	}
+	if c.Now == nil {
+		return nil, errors.New("xds: Config.Now is missing: without a clock no SVID can be verified")
+	}
+	s := &Server{
+		bundles: c.Bundles,
+		now:     c.Now,
+		events:  c.Events,
+		timing:  defaultTiming,
+		proxies: map[string]*proxyState{},
+	}
+	if s.events == nil {
+		s.events = func(Event) {}
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.view.Store(emptyView())
+	return s, nil
+}
+
+// Adopt puts a snapshot in force. Every stream is told what changed for its
+// proxy, each at its own pace: Adopt waits for none of them. Streams of a proxy
+// that the snapshot does not have end.
+func (s *Server) Adopt(snap *snapshot.Snapshot) { s.adopt(snap) }
+
+func (s *Server) adopt(snap content) {
+	s.adopting.Lock()
+	defer s.adopting.Unlock()
+	old := s.view.Load()
+	v := newView(snap, old)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.view.Store(v)
+	for name, p := range s.proxies {
+		p.forget(v.proxies[name])
+		if v.proxies[name] == nil && len(p.streams) == 0 {
+			delete(s.proxies, name)
+		}
+	}
+	close(old.superseded)
+}
+
+// Close ends all streams and waits until nothing of them runs any more. The
+// gRPC server that carries them is its owner's to stop.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel(errClosing)
+	s.wg.Wait()
+}
+
+// StreamAggregatedResources is the state-of-the-world form of ADS, which is not
+// served: with it a rejected update can still make a listener vanish.
+func (s *Server) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.DiscoveryRequest, discoveryv3.DiscoveryResponse]) error {
+	return status.Error(codes.Unimplemented,
+		"only delta ADS is served here: set api_type: DELTA_GRPC in the bootstrap's ads_config")
+}
+
+// DeltaAggregatedResources serves one stream. It waits while two goroutines
+// work, one that receives and one that decides and sends, so that it can end
+// the stream even when the client reads nothing and the sending one is stuck.
+func (s *Server) DeltaAggregatedResources(g grpc.BidiStreamingServer[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return errClosing
+	}
+	s.wg.Add(2)
+	s.mu.Unlock()
+
+	ctx, cancel := context.WithCancelCause(g.Context())
+	defer context.AfterFunc(s.ctx, func() { cancel(errClosing) })()
+	st := newStream(s, g, cancel)
+	go func() {
+		defer s.wg.Done()
+		st.receive(ctx)
+	}()
+	go func() {
+		defer s.wg.Done()
+		cancel(st.run(ctx))
+	}()
+	<-ctx.Done()
+	return ending(context.Cause(ctx))
+}
+
+// errDone is the cause of a stream that its client closed in good order.
+var errDone = errors.New("the client closed the stream")
+
+// ending is what the client is told about why its stream ended. Only errors
+// that were made for a client are shown to it.
+func ending(cause error) error {
+	if errors.Is(cause, errDone) {
+		return nil
+	}
+	if _, ok := status.FromError(cause); ok {
+		return cause
+	}
+	if errors.Is(cause, context.Canceled) {
+		return status.Error(codes.Canceled, "the client left")
+	}
+	return status.Error(codes.Internal, "the stream broke")
+}
+
+// refusal is an error for a client: it says what is refused and what to do.
+func refusal(code codes.Code, format string, args ...any) error {
+	return status.Error(code, fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,179 @@
+package xds
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"meshseal/snapshot"
+)
+
+// State is what is known of a proxy, of a stream, or of one type on a stream.
+type State string
+
+const (
+	// Synced: every resource that was asked for is acknowledged in the version
+	// of the snapshot in force. A stream is synced only when it has asked for
+	// clusters and for listeners.
+	Synced State = "synced"
+	// Pending: something is not sent or not answered yet.
+	Pending State = "pending"
+	// Mixed: something was rejected. What is in force is not known then: a
+	// rejected update may have been applied in part.
+	Mixed State = "mixed"
+	// Disconnected: the proxy has no stream now.
+	Disconnected State = "disconnected"
+	// NeverConnected: the proxy had no stream since the server started.
+	NeverConnected State = "never connected"
+)
+
+// ProxyStatus is what the server knows of one proxy of the snapshot in force.
+type ProxyStatus struct {
+	Proxy    string `json:"proxy"`
+	ID       string `json:"spiffe_id"`
+	Snapshot string `json:"snapshot"` // in force in the server
+	// State is the worst of the streams.
+	State   State          `json:"state"`
+	Streams []StreamStatus `json:"streams,omitempty"` // oldest first
+	// LastSeen is when the last stream ended, if one did.
+	LastSeen *time.Time `json:"last_seen,omitempty"`
+	// Rejections are what is not sent to the proxy because it rejected it.
+	Rejections []Rejection `json:"rejections,omitempty"`
+}
+
+// StreamStatus is one stream: one Envoy.
+type StreamStatus struct {
+	Since time.Time `json:"since"`
+	State State     `json:"state"`
+	// SVID is the SPIFFE ID of the stream's certificate; empty on a socket.
+	SVID string `json:"svid,omitempty"`
+	Node Node   `json:"node"`
+	// Types are those that the client asked for.
+	Types []TypeStatus `json:"types"`
+
+	id uint64
+}
+
+// TypeStatus is one type of resource on a stream. The lists hold the first 100.
+type TypeStatus struct {
+	Type  snapshot.TypeURL `json:"type"`
+	State State            `json:"state"`
+	Sent  int              `json:"sent"` // resources that the client was sent or said it had
+	// Acked is the last snapshot that the client had acknowledged entirely, as
+	// far as this type goes.
+	Acked       string   `json:"acked,omitempty"`
+	Outstanding int      `json:"outstanding"` // responses without an answer
+	Pending     []string `json:"pending,omitempty"`
+	Held        []Hold   `json:"held,omitempty"`
+	Nack        *Nack    `json:"nack,omitempty"`
+}
+
+// Node is what a client says it is. It proves nothing.
+type Node struct {
+	ID    string `json:"id,omitempty"`
+	Envoy string `json:"envoy,omitempty"` // version
+}
+
+func (n *Node) read(said *corev3.Node) {
+	if said == nil {
+		return
+	}
+	n.ID = plain(said.GetId(), maxShown)
+	if v := said.GetUserAgentBuildVersion().GetVersion(); v != nil {
+		n.Envoy = fmt.Sprintf("%d.%d.%d", v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())
+	} else {
+		n.Envoy = plain(said.GetUserAgentVersion(), maxShown)
+	}
+}
+
+// Status is one entry for every proxy of the snapshot in force, by name.
+func (s *Server) Status() []ProxyStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := s.view.Load()
+	list := make([]ProxyStatus, 0, len(v.proxies))
+	for name, pv := range v.proxies {
+		status := ProxyStatus{Proxy: name, ID: pv.id.String(), Snapshot: v.root, State: NeverConnected}
+		if p := s.proxies[name]; p != nil {
+			p.describe(&status)
+		}
+		list = append(list, status)
+	}
+	slices.SortFunc(list, func(a, b ProxyStatus) int { return strings.Compare(a.Proxy, b.Proxy) })
+	return list
+}
+
+func (p *proxyState) describe(status *ProxyStatus) {
+	if !p.left.IsZero() {
+		left := p.left
+		status.LastSeen, status.State = &left, Disconnected
+	}
+	if len(p.streams) > 0 {
+		status.State = Synced
+	}
+	for _, stream := range p.streams {
+		status.Streams = append(status.Streams, stream)
+		status.State = worst(status.State, stream.State)
+	}
+	slices.SortFunc(status.Streams, func(a, b StreamStatus) int { return int(a.id) - int(b.id) })
+	status.Rejections = slices.SortedFunc(maps.Values(p.rejections), func(a, b Rejection) int {
+		return strings.Compare(string(a.Type)+a.Resource, string(b.Type)+b.Resource)
+	})
+	status.Rejections = status.Rejections[:min(len(status.Rejections), maxList)]
+}
+
+func worst(a, b State) State {
+	for _, s := range []State{Mixed, Pending} {
+		if a == s || b == s {
+			return s
+		}
+	}
+	return a
+}
+
+// status describes the stream.
+func (st *stream) status() StreamStatus {
+	s := StreamStatus{id: st.id, Since: st.since, State: Synced, SVID: st.caller.id, Node: st.node}
+	if !st.subs[snapshot.ClusterType].requested || !st.subs[snapshot.ListenerType].requested {
+		s.State = Pending
+	}
+	for _, sub := range st.order() {
+		if sub.requested {
+			t := sub.status(st.view.root, st.caller.proxy.set(sub.typ))
+			s.Types = append(s.Types, t)
+			s.State = worst(s.State, t.State)
+		}
+	}
+	return s
+}
+
+func (sub *subscription) status(root string, set resourceSet) TypeStatus {
+	s := TypeStatus{Type: sub.typ, State: Synced, Outstanding: len(sub.outstanding)}
+	rejected := len(sub.withheld) > 0
+	for _, e := range sub.entries {
+		rejected = rejected || e.state == stateNacked
+		if e.version != "" {
+			s.Sent++
+		}
+	}
+	if !rejected {
+		sub.nack = nil
+	}
+	pending := sub.pending(set)
+	switch {
+	case rejected:
+		s.State = Mixed
+	case len(pending) > 0 || s.Outstanding > 0 || !sub.answered:
+		s.State = Pending
+	default:
+		sub.acked = root
+	}
+	s.Acked, s.Nack = sub.acked, sub.nack
+	s.Pending = first(pending)
+	s.Held = slices.Clone(sub.held[:min(len(sub.held), maxList)])
+	return s
+}

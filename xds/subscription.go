@@ -1,0 +1,328 @@
+package xds
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+
+	"meshseal/snapshot"
+)
+
+// Bounds of what one stream may make the server remember. What exists in the
+// snapshot is always accepted; the bounds are on what does not.
+const (
+	maxName        = 1024 // bytes of a resource's name
+	maxTypeURL     = 256  // bytes
+	maxAbsent      = 1000 // names a type that the snapshot does not have
+	maxOtherTypes  = 16   // types that no snapshot holds
+	maxOutstanding = 64   // responses a type that were neither ACKed nor NACKed
+)
+
+const wildcard = "*"
+
+// subscription is what one stream asked for, was sent and acknowledged, of one
+// type.
+type subscription struct {
+	typ       snapshot.TypeURL
+	requested bool // a first request was read
+	answered  bool // and a first response was sent
+	all       bool // subscribed to every resource of the type
+	names     map[string]struct{}
+	// resend are names to be sent although the client has their version.
+	resend  map[string]struct{}
+	entries map[string]*entry
+	// outstanding are the responses that the client has not answered.
+	outstanding []*outstanding
+	nack        *Nack
+	acked       string // root of the snapshot that was last in force entirely
+
+	// What the last plan had to leave out, by name.
+	held     []Hold
+	withheld []string
+}
+
+// entry is what the client has of one resource, as far as the server knows.
+type entry struct {
+	version string // last sent or claimed; empty for "does not exist"
+	seq     uint64 // the response that said so
+	state   entryState
+	// may are all versions that may be in force in the client: the last one
+	// acknowledged and what was sent since.
+	may []*resource
+	// foreign: also a version that this server does not know.
+	foreign bool
+}
+
+type entryState int
+
+const (
+	stateSent entryState = iota
+	stateAcked
+	stateNacked
+)
+
+// outstanding is one response that the client has not answered yet.
+type outstanding struct {
+	nonce string
+	seq   uint64
+	root  string
+	names []string // of what it updated, then of what it removed
+	added int
+}
+
+func newSubscription(t snapshot.TypeURL) *subscription {
+	return &subscription{
+		typ:     t,
+		names:   map[string]struct{}{},
+		resend:  map[string]struct{}{},
+		entries: map[string]*entry{},
+	}
+}
+
+// hasWildcard are the types in which a first request that names nothing means
+// everything. For the others it means nothing, yet.
+func hasWildcard(t snapshot.TypeURL) bool {
+	return t == snapshot.ClusterType || t == snapshot.ListenerType
+}
+
+// wants reports whether the client subscribed to the name.
+func (sub *subscription) wants(name string) bool {
+	return sub.all || sub.named(name)
+}
+
+func (sub *subscription) named(name string) bool {
+	_, ok := sub.names[name]
+	return ok
+}
+
+// subscribe takes over what a request adds to and removes from the
+// subscription.
+func (sub *subscription) subscribe(req *discoveryv3.DeltaDiscoveryRequest, set resourceSet) error {
+	firstRequest := !sub.requested
+	sub.requested = true
+	if firstRequest && len(req.GetResourceNamesSubscribe()) == 0 && hasWildcard(sub.typ) {
+		sub.all = true
+	}
+	for _, name := range req.GetResourceNamesSubscribe() {
+		if name == wildcard {
+			sub.all = true
+			continue
+		}
+		if err := sub.add(name, set); err != nil {
+			return err
+		}
+	}
+	for _, name := range req.GetResourceNamesUnsubscribe() {
+		sub.remove(name)
+	}
+	if firstRequest {
+		sub.claim(req.GetInitialResourceVersions(), set)
+	}
+	return nil
+}
+
+// add subscribes to a name. A client that names a resource again may have lost
+// it, so it is sent again.
+func (sub *subscription) add(name string, set resourceSet) error {
+	if name == "" || len(name) > maxName {
+		return refusal(codes.InvalidArgument, "a resource name has to have 1 to %d bytes, this one has %d", maxName, len(name))
+	}
+	if sub.entries[name] != nil {
+		sub.resend[name] = struct{}{}
+	}
+	if sub.named(name) {
+		return nil
+	}
+	if len(sub.names) >= len(set.list)+maxAbsent {
+		return refusal(codes.ResourceExhausted, "the stream subscribes to %d resources that do not exist: subscribe to fewer", maxAbsent)
+	}
+	sub.names[strings.Clone(name)] = struct{}{}
+	return nil
+}
+
+// remove takes a name off. Where the wildcard still covers it, the client is
+// told anew what it is.
+func (sub *subscription) remove(name string) {
+	if name == wildcard {
+		sub.all = false
+		for n := range sub.entries {
+			if !sub.wants(n) {
+				sub.drop(n)
+			}
+		}
+		return
+	}
+	if !sub.named(name) {
+		return
+	}
+	delete(sub.names, name)
+	if sub.all {
+		sub.resend[name] = struct{}{}
+		return
+	}
+	sub.drop(name)
+}
+
+func (sub *subscription) drop(name string) {
+	delete(sub.entries, name)
+	delete(sub.resend, name)
+}
+
+// claim takes over what a client that comes back says it holds. A version that
+// is this server's own counts as acknowledged, so it is not sent; that is all
+// that a lie can bring about. Any other is replaced or removed.
+func (sub *subscription) claim(versions map[string]string, set resourceSet) {
+	budget := len(set.list) + maxAbsent
+	for name, version := range versions {
+		if !sub.wants(name) || len(name) > maxName {
+			continue
+		}
+		if r := set.byName[name]; r != nil && r.version == version {
+			sub.entries[r.name] = &entry{version: r.version, state: stateAcked, may: []*resource{r}}
+			continue
+		}
+		if budget--; budget < 0 {
+			continue
+		}
+		sub.entries[strings.Clone(name)] = &entry{version: claimed, state: stateAcked, foreign: true}
+	}
+}
+
+// claimed stands for a version that the client has and this server does not
+// know.
+const claimed = "?"
+
+// record notes what a response tells the client.
+func (sub *subscription) record(seq uint64, nonce, root string, updates []*resource, removals []string) {
+	o := &outstanding{nonce: nonce, seq: seq, root: root, added: len(updates)}
+	for _, r := range updates {
+		e := sub.entry(r.name)
+		e.version, e.seq, e.state = r.version, seq, stateSent
+		if n := len(e.may); n == 0 || e.may[n-1] != r {
+			e.may = append(e.may, r)
+		}
+		o.names = append(o.names, r.name)
+		delete(sub.resend, r.name)
+	}
+	for _, name := range removals {
+		e := sub.entry(name)
+		e.version, e.seq, e.state = "", seq, stateSent
+		o.names = append(o.names, name)
+		delete(sub.resend, name)
+	}
+	sub.outstanding = append(sub.outstanding, o)
+	sub.answered = true
+}
+
+func (sub *subscription) entry(name string) *entry {
+	e := sub.entries[name]
+	if e == nil {
+		e = new(entry)
+		sub.entries[name] = e
+	}
+	return e
+}
+
+// answer finds the response that a nonce belongs to and takes it off the list.
+// It is nil for a nonce that was answered already or was never sent.
+func (sub *subscription) answer(nonce string) *outstanding {
+	for i, o := range sub.outstanding {
+		if o.nonce == nonce {
+			sub.outstanding = append(sub.outstanding[:i:i], sub.outstanding[i+1:]...)
+			return o
+		}
+	}
+	return nil
+}
+
+// ack notes that the client took a response. What a later response said about
+// the same resource is still open.
+func (sub *subscription) ack(o *outstanding) {
+	for _, name := range o.names {
+		e := sub.entries[name]
+		if e == nil || e.seq != o.seq {
+			continue
+		}
+		e.state, e.foreign = stateAcked, false
+		if e.version == "" {
+			e.may = nil
+			if !sub.named(name) {
+				delete(sub.entries, name)
+			}
+			continue
+		}
+		e.may = e.may[len(e.may)-1:]
+	}
+}
+
+// reject notes that the client rejected a response. All of it counts as
+// rejected, and any part of it may be in force.
+func (sub *subscription) reject(o *outstanding, text string, now time.Time) *Nack {
+	n := &Nack{Time: now, Root: o.root, Text: plain(text, maxText), Resources: first(o.names)}
+	for _, name := range o.names {
+		if e := sub.entries[name]; e != nil && e.seq == o.seq {
+			e.state = stateNacked
+		}
+		if names(text, name) {
+			n.Blamed = append(n.Blamed, name)
+		}
+	}
+	if len(n.Blamed) == 0 {
+		n.Blamed = o.names
+	}
+	sub.nack = n
+	return n
+}
+
+// names reports whether a text has a name as a word of its own.
+func names(text, name string) bool {
+	for from := 0; ; {
+		i := strings.Index(text[from:], name)
+		if i < 0 {
+			return false
+		}
+		start, end := from+i, from+i+len(name)
+		if (start == 0 || !inWord(text[start-1])) && (end == len(text) || !inWord(text[end])) {
+			return true
+		}
+		from = start + 1
+	}
+}
+
+func inWord(c byte) bool {
+	return c == '_' || c == '-' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
+
+// current reports whether the client has acknowledged what the set says about
+// the name.
+func (sub *subscription) current(name string, set resourceSet) bool {
+	e, r := sub.entries[name], set.byName[name]
+	if e == nil {
+		return r == nil || !sub.wants(name)
+	}
+	version := ""
+	if r != nil {
+		version = r.version
+	}
+	return e.version == version && e.state == stateAcked
+}
+
+// pending are the names in which the client and the set differ or may differ.
+func (sub *subscription) pending(set resourceSet) []string {
+	var list []string
+	for name := range sub.entries {
+		if !sub.current(name, set) {
+			list = append(list, name)
+		}
+	}
+	for _, r := range set.list {
+		if sub.entries[r.name] == nil && sub.wants(r.name) {
+			list = append(list, r.name)
+		}
+	}
+	slices.Sort(list)
+	return list
+}

@@ -1,0 +1,134 @@
+package xds
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"meshseal/snapshot"
+)
+
+// content is what a view reads of a snapshot.
+type content interface {
+	Root() snapshot.Digest
+	Proxies() []snapshot.Proxy
+	Resource(snapshot.Digest) ([]byte, bool)
+}
+
+// view is a snapshot in the form in which it is served: every resource encoded
+// once, for all streams and for as long as its bytes do not change. It is
+// immutable.
+type view struct {
+	root    string // "sha256:…"; empty before the first snapshot
+	proxies map[string]*proxyView
+	byID    map[spiffeid.ID]*proxyView
+	// clusters are the names of all clusters of all proxies.
+	clusters map[string]struct{}
+	shared   map[resourceKey]*resource
+	// superseded is closed when another view is in force.
+	superseded chan struct{}
+}
+
+// proxyView is what one proxy may fetch.
+type proxyView struct {
+	name string
+	id   spiffeid.ID
+	sets map[snapshot.TypeURL]resourceSet
+}
+
+// resourceSet is the resources of one type, in both orders they are asked for.
+type resourceSet struct {
+	list   []*resource // by name
+	byName map[string]*resource
+}
+
+type resourceKey struct {
+	typ  snapshot.TypeURL
+	name string
+	hash snapshot.Digest
+}
+
+func emptyView() *view { return &view{superseded: make(chan struct{})} }
+
+// newView encodes a snapshot. What old has encoded already is taken from there.
+func newView(snap content, old *view) *view {
+	v := &view{
+		root:       snap.Root().String(),
+		proxies:    map[string]*proxyView{},
+		byID:       map[spiffeid.ID]*proxyView{},
+		clusters:   map[string]struct{}{},
+		shared:     map[resourceKey]*resource{},
+		superseded: make(chan struct{}),
+	}
+	proxies := snap.Proxies()
+	for _, p := range proxies {
+		for _, e := range p.Entries {
+			if e.Type == snapshot.ClusterType {
+				v.clusters[e.Name] = struct{}{}
+			}
+		}
+	}
+	// A resource remembers which clusters it names, so it can be taken over
+	// only while the same names are clusters.
+	known := map[resourceKey]*resource{}
+	if maps.Equal(v.clusters, old.clusters) {
+		known = old.shared
+	}
+	for _, p := range proxies {
+		pv := &proxyView{name: p.Name, id: p.ID, sets: map[snapshot.TypeURL]resourceSet{}}
+		for _, e := range p.Entries {
+			if r := v.resource(snap, resourceKey{e.Type, e.Name, e.Hash}, known); r != nil {
+				pv.add(r)
+			}
+		}
+		for _, set := range pv.sets {
+			slices.SortFunc(set.list, byName)
+		}
+		v.proxies[p.Name] = pv
+		v.byID[p.ID] = pv
+	}
+	return v
+}
+
+// resource is the one encoding of a resource in v. A snapshot holds the bytes
+// of everything it names; if it did not, the resource would not be served.
+func (v *view) resource(snap content, key resourceKey, known map[resourceKey]*resource) *resource {
+	if r, ok := v.shared[key]; ok {
+		return r
+	}
+	r, ok := known[key]
+	if !ok {
+		body, held := snap.Resource(key.hash)
+		if !held {
+			return nil
+		}
+		r = newResource(key, body, v.clusters)
+	}
+	v.shared[key] = r
+	return r
+}
+
+func (p *proxyView) add(r *resource) {
+	set := p.sets[r.typ]
+	if set.byName == nil {
+		set.byName = map[string]*resource{}
+	}
+	set.list = append(set.list, r)
+	set.byName[r.name] = r
+	p.sets[r.typ] = set
+}
+
+// set is the resources of a type; it is empty for a type that no snapshot
+// holds.
+func (p *proxyView) set(t snapshot.TypeURL) resourceSet { return p.sets[t] }
+
+func byName(a, b *resource) int {
+	switch {
+	case a.name < b.name:
+		return -1
+	case a.name > b.name:
+		return 1
+	}
+	return 0
+}
