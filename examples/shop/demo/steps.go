@@ -1,0 +1,205 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"meshseal/internal/meshtest"
+)
+
+const page = webApp + "/buy/tea"
+
+func (w *world) everythingRight() {
+	w.step("a", "everything is as it was signed")
+	var id [16]byte
+	rand.Read(id[:])
+	trace := hex.EncodeToString(id[:])
+	answer, text := w.get(page, "00-"+trace+"-00000000000000aa-01")
+	w.compare("GET "+page, "200", answer)
+	w.compare("the page, made by all four applications", "welcome to the shop: 7 of tea in stock, tea is paid", text)
+	w.showTrace(trace)
+}
+
+// showTrace waits until every Envoy and meshseal have told their part of a
+// trace, and prints it.
+func (w *world) showTrace(id string) {
+	services := []string{"web-envoy", "orders-envoy", "payments-envoy", "meshseal"}
+	var spans []meshtest.Span
+	meshtest.Eventually(w, "the trace is complete", func() error {
+		spans = w.traces.Trace(id)
+		for _, s := range services {
+			if !hasService(spans, s) {
+				return fmt.Errorf("nothing from %s among %d spans", s, len(spans))
+			}
+		}
+		return nil
+	})
+	fmt.Printf("    its trace, %s:\n", id)
+	printTree(spans, "00000000000000aa", 3)
+}
+
+func hasService(spans []meshtest.Span, service string) bool {
+	for _, s := range spans {
+		if s.Service == service {
+			return true
+		}
+	}
+	return false
+}
+
+func printTree(spans []meshtest.Span, parent string, depth int) {
+	for _, s := range spans {
+		if s.Parent != parent {
+			continue
+		}
+		more := ""
+		for _, key := range []string{"meshseal.decision", "meshseal.reason", "meshseal.workload", "meshseal.route"} {
+			if v := s.Attributes[key]; v != "" {
+				more += " " + strings.TrimPrefix(key, "meshseal.") + "=" + v
+			}
+		}
+		fmt.Printf("%s%s: %s %.1f ms%s\n", strings.Repeat("  ", depth), s.Service, s.Name, float64(s.Nanos)/1e6, more)
+		printTree(spans, s.SpanID, depth+1)
+	}
+}
+
+func (w *world) anotherBinary() {
+	w.step("b", "web's binary is rebuilt with one string changed")
+	w.compile("web", "web-changed", "-ldflags", "-X main.greeting=hello")
+	w.restart("web", "web-changed", w.bootstrap("web"))
+	answer, _ := w.get(page, "")
+	w.compare("GET "+page, "403 DIGEST_NOT_ALLOWED", answer)
+	w.restart("web", "web", w.bootstrap("web"))
+	answer, _ = w.get(page, "")
+	w.compare("the signed binary again", "200", answer)
+}
+
+func (w *world) badCertificates() {
+	w.step("c", "callers of orders' Envoy without a certificate, and with one from another CA")
+	stranger := meshtest.NewCA(w, "shop.test")
+	web := stranger.SVID("spiffe://shop.test/web/sha256/" + strings.TrimPrefix(w.digest(w.program("web")), "sha256:"))
+	config := web.Client(stranger)
+	config.VerifyConnection = nil // whoever answers may answer: it is the caller who is tested
+	for _, c := range []struct{ what, fails string }{
+		{"a certificate for web's own SPIFFE ID and digest, from another CA", "unknown certificate authority"},
+		{"no certificate", "certificate required"},
+	} {
+		if c.what == "no certificate" {
+			config.Certificates = nil
+		}
+		transport := &http.Transport{TLSClientConfig: config}
+		client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
+		resp, err := client.Get("https://" + ordersIn + "/orders/tea")
+		got := ""
+		if err == nil {
+			resp.Body.Close()
+			got = resp.Status
+		} else if got = err.Error(); strings.Contains(got, c.fails) {
+			got = "TLS handshake refused: " + c.fails
+		}
+		w.compare(c.what, "TLS handshake refused: "+c.fails, got)
+		transport.CloseIdleConnections()
+	}
+}
+
+// handListener is what somebody with a hand on the box might add: a plain
+// listener in front of orders that even asks the same ext_authz.
+const handListener = `  listeners:
+  - name: by-hand
+    address: {socket_address: {address: 127.77.0.2, port_value: 8081}}
+    filter_chains:
+    - name: by-hand
+      filters:
+      - name: hcm
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: by_hand
+          route_config:
+            validate_clusters: false
+            virtual_hosts: [{name: all, domains: ["*"], routes: [{name: orders, match: {prefix: /}, route: {cluster: app}}]}]
+          http_filters:
+          - name: meshseal.ext_authz
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
+              transport_api_version: V3
+              include_peer_certificate: true
+              grpc_service:
+                envoy_grpc: {cluster_name: meshseal-authz}
+                initial_metadata:
+                - {key: meshseal-listener-mark, value: "%METADATA(LISTENER:meshseal:mark)%"}
+                - {key: meshseal-local-address, value: "%DOWNSTREAM_LOCAL_ADDRESS%"}
+          - {name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+`
+
+func (w *world) listenerByHand() {
+	w.step("d", "a listener added by hand to the bootstrap of orders' Envoy")
+	sealed := w.bootstrap("orders")
+	text, err := os.ReadFile(sealed)
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+	const at = "static_resources:\n"
+	if strings.Count(string(text), at) != 1 {
+		w.Fatalf("the bootstrap has no single %q", at)
+	}
+	config := meshtest.Write(w, w.dir, "by-hand.yaml", strings.Replace(string(text), at, at+handListener, 1))
+	w.restart("orders", "orders", config)
+	answer, _ := w.get("http://"+ordersHand+"/orders/tea", "")
+	w.compare("GET http://"+ordersHand+"/orders/tea, through that listener", "403 LISTENER_UNMARKED", answer)
+	answer, _ = w.get(page, "")
+	w.compare("GET "+page+", through the signed ones", "200", answer)
+	w.restart("orders", "orders", sealed)
+}
+
+func (w *world) secondControlPlane() {
+	w.step("e", "a second control plane serves web's Envoy an edited copy: one route, another cluster")
+	dump, err := w.units["web"].Admin("/config_dump?include_eds")
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+	socket := w.dir + "/second.sock"
+	edited := serveEdited(w, socket, dump)
+	w.Logf("edited: %s", edited)
+	w.restart("web", "web", w.pointAt(socket, w.bootstrap("web")))
+	answer, _ := w.get(page, "")
+	w.compare("GET "+page, "403 CLUSTER_MISMATCH", answer)
+	w.restart("web", "web", w.bootstrap("web"))
+	answer, _ = w.get(page, "")
+	w.compare("with meshseal as control plane again", "200", answer)
+}
+
+func (w *world) revoked() {
+	w.step("f", "a commit revokes web's digest while a connection is open")
+	const connections = "http.orders.downstream_cx_total"
+	answer, _ := w.get(page, "")
+	w.compare("GET "+page+", before the commit", "200", answer)
+	before := w.units["web"].Stat(connections)
+
+	w.repo.Replace("web: revoke the digest", "workloads/web.yaml", "revoked: []", "revoked: ["+w.digest(w.program("web"))+"]")
+	committed := time.Now()
+	refused := time.Duration(0)
+	for answer == "200" && time.Since(committed) < 20*time.Second {
+		answer, _ = w.get(page, "")
+		refused = time.Since(committed)
+	}
+	w.compare("GET "+page+", after it", "403 DIGEST_REVOKED", answer)
+	w.Logf("%d ms from the commit to the refusal", refused.Milliseconds())
+	w.compare("connections that web opened to its Envoy since", "0", fmt.Sprint(w.units["web"].Stat(connections)-before))
+}
+
+func (w *world) reverted() {
+	w.step("g", "git revert")
+	w.repo.Git("revert", "--no-edit", "HEAD")
+	committed := time.Now()
+	answer := ""
+	for answer != "200" && time.Since(committed) < 20*time.Second {
+		answer, _ = w.get(page, "")
+	}
+	w.compare("GET "+page, "200", answer)
+	w.Logf("%d ms from the commit to the answer", time.Since(committed).Milliseconds())
+}

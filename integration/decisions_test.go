@@ -1,0 +1,149 @@
+package integration
+
+import (
+	"crypto/x509"
+	"net/url"
+	"testing"
+	"time"
+
+	"meshseal/internal/meshtest"
+)
+
+// TestInboundDecisions asks the real Envoy as callers of every kind and
+// compares what it answers, what the backend saw and what was recorded.
+func TestInboundDecisions(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.appEnvoy()
+	long := func(c *x509.Certificate) { c.NotAfter = time.Now().Add(time.Hour) }
+	for _, c := range []struct {
+		name, id, path string
+		change         func(*x509.Certificate)
+		code           int
+		reason         string
+	}{
+		{"allowed", id("client", "client-1"), "/items/1", long, 200, ""},
+		{"refused by the policy", id("client", "client-1"), "/secret", long, 403, "POLICY_DENIED"},
+		{"digest not allowed", id("client", "client-3"), "/items/1", long, 403, "DIGEST_NOT_ALLOWED"},
+		{"digest revoked", id("client", "client-2"), "/items/1", long, 403, "DIGEST_REVOKED"},
+		{"digest of another workload", id("client", "app-1"), "/items/1", long, 403, "DIGEST_NOT_ALLOWED"},
+		{"no digest", "spiffe://mesh.test/client", "/items/1", long, 403, "EVIDENCE_MISSING"},
+		{"malformed digest", "spiffe://mesh.test/client/sha256/abc", "/items/1", long, 403, "EVIDENCE_MALFORMED"},
+		{"unknown workload", id("clients", "client-1"), "/items/1", long, 403, "WORKLOAD_UNKNOWN"},
+		{"unknown trust domain", "spiffe://mesh.test.evil/client/sha256/" + digest("client-1"), "/items/1", long, 403, "PEER_TRUST_DOMAIN"},
+		{"two URI SANs", id("client", "client-1"), "/items/1", func(c *x509.Certificate) {
+			c.URIs = append(c.URIs, &url.URL{Scheme: "spiffe", Host: "mesh.test", Path: "/app"})
+		}, 403, "PEER_URI_SAN"},
+		{"no digitalSignature", id("client", "client-1"), "/items/1", func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyAgreement }, 403, "PEER_KEY_USAGE"},
+		{"no route matches", id("client", "client-1"), "/nowhere", long, 404, ""},
+		{"redirect", id("client", "client-1"), "/moved", long, 301, ""},
+		{"direct response", id("client", "client-1"), "/health", long, 204, ""},
+		{"direct response, digest not allowed", id("client", "client-3"), "/health", long, 403, "DIGEST_NOT_ALLOWED"},
+		{"no route matches, digest not allowed", id("client", "client-3"), "/nowhere", long, 403, "DIGEST_NOT_ALLOWED"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s.app.Forget()
+			before := len(s.Server.Records())
+			wantAnswer(t, s.caller(t, s.CA.SVID(c.id, c.change)), s.url(c.path), c.code, c.reason)
+			if saw := len(s.app.Seen()); (saw > 0) != (c.code == 200) {
+				t.Errorf("the backend saw %d requests", saw)
+			}
+			records := s.Server.Records()[before:]
+			if len(records) != 1 {
+				t.Fatalf("%d records, wanted one: %v", len(records), records)
+			}
+			want := c.reason
+			if want == "" {
+				want = "OK"
+			}
+			if got := records[0].At("meshseal", "reason"); got != want {
+				t.Errorf("recorded reason %q, wanted %q: %v", got, want, records[0])
+			}
+		})
+	}
+}
+
+// TestBadCertificatesEndAtTheHandshake: callers without a certificate or with
+// one of another CA do not get as far as a request.
+func TestBadCertificatesEndAtTheHandshake(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	envoy := s.appEnvoy()
+	stranger := meshtest.NewCA(t, domain)
+	for name, svid := range map[string]*meshtest.SVID{
+		"another CA":           stranger.SVID(id("client", "client-1")),
+		"expired a second ago": s.CA.SVID(id("client", "client-1"), func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }),
+		"not yet valid":        s.CA.SVID(id("client", "client-1"), func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if resp, err := s.caller(t, svid).Do(get(t, s.url("/items/1"))); err == nil {
+				t.Errorf("answered %s", resp.Status)
+				resp.Body.Close()
+			}
+		})
+	}
+	t.Run("no certificate", func(t *testing.T) {
+		c := s.client(t)
+		transportOf(c).TLSClientConfig.Certificates = nil
+		if resp, err := c.Do(get(t, s.url("/items/1"))); err == nil {
+			t.Errorf("answered %s", resp.Status)
+			resp.Body.Close()
+		}
+	})
+	if n := len(s.app.Seen()); n != 0 {
+		t.Errorf("the backend saw %d requests", n)
+	}
+	stats := envoy.Stats()
+	fail := "listener." + s.appHost + "_8443.ssl."
+	if no, bad := stats[fail+"fail_verify_no_cert"], stats[fail+"fail_verify_error"]; no != 1 || bad < 3 {
+		t.Errorf("Envoy counted %g handshakes without and %g with a bad certificate, wanted 1 and 3", no, bad)
+	}
+}
+
+// TestExpiryOnALiveConnection: a connection that was opened with a valid SVID
+// does not outlive it.
+func TestExpiryOnALiveConnection(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	envoy := s.appEnvoy()
+	svid := s.CA.SVID(id("client", "client-1"), func(c *x509.Certificate) { c.NotAfter = time.Now().Add(3 * time.Second) })
+	c := s.caller(t, svid)
+	wantAnswer(t, c, s.url("/items/1"), 200, "")
+	meshtest.Eventually(t, "the SVID expires", func() error {
+		a := ask(t, c, s.url("/items/1"))
+		return wantErr(a.code == 403 && a.reason == "PEER_EXPIRED", "%d %s", a.code, a.reason)
+	})
+	if n := envoy.Stat("listener." + s.appHost + "_8443.downstream_cx_total"); n != 1 {
+		t.Errorf("%g connections were made, wanted one", n)
+	}
+}
+
+// TestOutbound goes through both Envoys: the application beside the client's
+// Envoy has no certificate, the Envoy's own SVID speaks for both.
+func TestOutbound(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.appEnvoy()
+	s.Envoy("client", s.CA.SVID(id("client", "client-1")))
+	c := &testClient
+	wantAnswer(t, c, "http://"+s.clientHost+":4000/items/1", 200, "")
+	records := s.Server.Records()
+	if len(records) != 2 {
+		t.Fatalf("%d records, wanted one of each Envoy", len(records))
+	}
+	for i, want := range []string{"outbound", "inbound"} {
+		m := records[i]
+		if m.At("meshseal", "direction") != want || m.At("meshseal", "workload") != "client" || m.At("meshseal", "digest") != "sha256:"+digest("client-1") {
+			t.Errorf("record %d: %v", i, m)
+		}
+	}
+}
+
+// TestOutboundDigestNotAllowed: an application that was changed is refused by
+// its own Envoy's question already.
+func TestOutboundDigestNotAllowed(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.Envoy("client", s.CA.SVID(id("client", "client-3")))
+	wantAnswer(t, &testClient, "http://"+s.clientHost+":4000/items/1", 403, "DIGEST_NOT_ALLOWED")
+}
