@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"bytes"
 	"fmt"
 	"time"
 )
@@ -36,6 +35,9 @@ func New(c Content, at Commit) (*Draft, error) {
 		return nil, err
 	}
 	body := encodeBody(leaves, c.Resources)
+	if len(leaves) > maxLeaves || len(c.Resources) > maxResources {
+		return nil, fmt.Errorf("%w: %d leaves and %d resources, at most %d and %d", ErrTooLarge, len(leaves), len(c.Resources), maxLeaves, maxResources)
+	}
 	if size := len(magic) + u32Size + maxEnvelope + len(body); size > MaxFile {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, MaxFile)
 	}
@@ -50,7 +52,7 @@ func New(c Content, at Commit) (*Draft, error) {
 // Signatures are not looked at; Open does that before it decodes anything
 // else.
 func Parse(data []byte) (*Draft, error) {
-	raw, body, err := frame(bytes.Clone(data))
+	raw, body, err := frame(data)
 	if err != nil {
 		return nil, err
 	}

@@ -14,16 +14,22 @@ import (
 // MaxFile is the largest snapshot file that is read or written, in bytes.
 const MaxFile = 256 << 20
 
+// Bounds of the numbers of things in one file.
+const (
+	maxLeaves    = 1 << 18
+	maxResources = 1 << 20
+)
+
 // magic is the first line of a snapshot file.
 const magic = "meshseal snapshot v1\n"
 
 // frame splits a snapshot file into the envelope's JSON and the body: leaves
-// and resources.
+// and resources. What it returns is a copy.
 func frame(data []byte) (env, body []byte, err error) {
 	if len(data) > MaxFile {
 		return nil, nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(data), MaxFile)
 	}
-	rest, ok := bytes.CutPrefix(data, []byte(magic))
+	rest, ok := bytes.CutPrefix(bytes.Clone(data), []byte(magic))
 	if !ok {
 		return nil, nil, fmt.Errorf("%w: it does not begin with %q", ErrMalformed, magic)
 	}
@@ -53,20 +59,24 @@ func encodeBody(leaves [][]byte, resources map[Digest][]byte) []byte {
 // What it returns aliases body.
 func decodeBody(body []byte) (leaves [][]byte, resources map[Digest][]byte, err error) {
 	r := reader{b: body}
-	for range r.count(u32Size) {
-		leaves = append(leaves, r.field())
-	}
-	n := r.count(u32Size)
-	resources = make(map[Digest][]byte, n)
+	r.each(u32Size, func() {
+		if leaves = append(leaves, r.field()); len(leaves) > maxLeaves {
+			r.fail(fmt.Errorf("more than %d leaves", maxLeaves))
+		}
+	})
+	resources = make(map[Digest][]byte)
 	var last Digest
-	for i := range n {
+	r.each(u32Size, func() {
 		data := r.field()
 		hash := identity.SumDigest(data)
-		if i > 0 && hash.Compare(last) <= 0 {
-			r.fail(fmt.Errorf("resource %d is there twice or out of order", i+1))
+		switch {
+		case len(resources) == maxResources:
+			r.fail(fmt.Errorf("more than %d resources", maxResources))
+		case len(resources) > 0 && hash.Compare(last) <= 0:
+			r.fail(fmt.Errorf("resource %d is there twice or out of order", len(resources)+1))
 		}
 		resources[hash], last = data, hash
-	}
+	})
 	if err := r.done(); err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}

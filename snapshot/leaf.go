@@ -98,13 +98,13 @@ func (m Mesh) encode() []byte {
 
 func decodeMesh(name string, r *reader) Mesh {
 	m := Mesh{Name: name, Format: r.str()}
-	for range r.count(u32Size) {
+	r.each(u32Size, func() {
 		td, err := spiffeid.TrustDomainFromString(r.str())
 		if err != nil {
 			r.fail(err)
 		}
 		m.TrustDomains = append(m.TrustDomains, td)
-	}
+	})
 	m.StatementLifetime = decodeDuration(r)
 	m.Grace = decodeDuration(r)
 	m.PolicyPath = r.str()
@@ -136,11 +136,9 @@ func (p Proxy) encode() []byte {
 
 func decodeProxy(name string, r *reader) Proxy {
 	p := Proxy{Name: name, ID: decodeID(r), Workload: r.str()}
-	n := r.count(u8Size + u32Size + digestSize)
-	p.Entries = make([]Entry, 0, n)
-	for range n {
+	r.each(u8Size+u32Size+digestSize, func() {
 		p.Entries = append(p.Entries, Entry{Type: decodeType(r), Name: r.str(), Hash: r.digest()})
-	}
+	})
 	return p
 }
 
@@ -205,9 +203,7 @@ func (l Workload) encode() []byte {
 
 func decodeWorkload(name string, r *reader) Workload {
 	l := Workload{Name: name, ID: decodeID(r)}
-	for range r.count(u32Size) {
-		l.Allowed = append(l.Allowed, r.digests())
-	}
+	r.each(u32Size+digestSize, func() { l.Allowed = append(l.Allowed, r.digests()) })
 	l.Revoked = r.digests()
 	return l
 }
@@ -221,9 +217,7 @@ func (w *writer) digests(ds []Digest) {
 
 func (r *reader) digests() []Digest {
 	var ds []Digest
-	for range r.count(digestSize) {
-		ds = append(ds, r.digest())
-	}
+	r.each(digestSize, func() { ds = append(ds, r.digest()) })
 	return ds
 }
 

@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"bytes"
 	"fmt"
 	"slices"
 	"time"
@@ -58,7 +57,7 @@ func Open(data []byte, t Trust, now time.Time) (*Snapshot, error) {
 
 // open is Open without the times.
 func open(data []byte, t Trust) (*Snapshot, error) {
-	raw, body, err := frame(bytes.Clone(data))
+	raw, body, err := frame(data)
 	if err != nil {
 		return nil, err
 	}
@@ -81,6 +80,9 @@ func open(data []byte, t Trust) (*Snapshot, error) {
 // ErrWaiverExpired. Verify has checked them once; who keeps a snapshot in
 // force asks again.
 func (s *Snapshot) ValidAt(now time.Time) error {
+	if s == nil {
+		return ErrUnsigned
+	}
 	if err := s.statement.validAt(now); err != nil {
 		return err
 	}

@@ -216,6 +216,10 @@ func (s *Store) rename(name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// ReadFile reads a snapshot file, and not more of it than a snapshot file may
+// have: ErrTooLarge.
+func ReadFile(path string) ([]byte, error) { return readAtMost(path, MaxFile) }
+
 // readAtMost reads a file and refuses one that is larger than limit bytes.
 func readAtMost(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)

@@ -110,6 +110,14 @@ func (r *reader) count(size int) int {
 	return n
 }
 
+// each reads a count of elements, each at least size bytes long, and calls
+// element for every one of them until something fails.
+func (r *reader) each(size int, element func()) {
+	for n := r.count(size); n > 0 && r.err == nil; n-- {
+		element()
+	}
+}
+
 // done returns the first error, or one for bytes that are left over.
 func (r *reader) done() error {
 	if r.err == nil && len(r.b) > 0 {
