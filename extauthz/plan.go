@@ -1,0 +1,146 @@
+package extauthz
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"meshseal/identity"
+	"meshseal/policies"
+	"meshseal/snapshot"
+)
+
+// Plan is a verified snapshot made ready to decide by: its policy compiled,
+// its workloads and the marks of each proxy indexed. Only Server.Prepare makes
+// one, and it is never changed.
+type Plan struct {
+	snapshot  *snapshot.Snapshot
+	statement snapshot.Statement
+	mesh      snapshot.Mesh
+	program   *policies.Program
+	trusted   map[spiffeid.TrustDomain]bool
+	byID      map[spiffeid.ID]*workload
+	byName    map[string]*workload
+	proxies   map[string]*index
+}
+
+// Snapshot is the snapshot that the plan was made of.
+func (p *Plan) Snapshot() *snapshot.Snapshot { return p.snapshot }
+
+// workload is one caller identity and the digests that it may and may not run.
+type workload struct {
+	name             string
+	id               spiffeid.ID
+	allowed, revoked map[identity.Digest]bool
+}
+
+// Prepare makes a plan of a snapshot. An error means that nothing could be
+// decided by it, and that the snapshot in force has to stay.
+func (s *Server) Prepare(snap *snapshot.Snapshot) (*Plan, error) {
+	p := &Plan{
+		snapshot:  snap,
+		statement: snap.Statement(),
+		mesh:      snap.Mesh(),
+		trusted:   map[spiffeid.TrustDomain]bool{},
+		byID:      map[spiffeid.ID]*workload{},
+		byName:    map[string]*workload{},
+		proxies:   map[string]*index{},
+	}
+	for _, td := range p.mesh.TrustDomains {
+		p.trusted[td] = true
+	}
+	for _, w := range snap.Workloads() {
+		if err := p.addWorkload(w); err != nil {
+			return nil, fmt.Errorf("workload %q: %w", w.Name, err)
+		}
+	}
+	for _, proxy := range snap.Proxies() {
+		x, err := newIndex(proxy, snap.Resource)
+		if err != nil {
+			return nil, err
+		}
+		p.proxies[proxy.Name] = x
+	}
+	var files []policies.File
+	for _, f := range snap.Policies() {
+		files = append(files, policies.File(f))
+	}
+	var err error
+	if p.program, err = policies.Compile(files, p.mesh.PolicyPath); err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	return p, nil
+}
+
+func (p *Plan) addWorkload(m snapshot.Workload) error {
+	w := &workload{name: m.Name, id: m.ID, allowed: map[identity.Digest]bool{}, revoked: map[identity.Digest]bool{}}
+	for _, d := range m.Revoked {
+		w.revoked[d] = true // an image that runs alone
+	}
+	for _, set := range m.Allowed {
+		d, err := identity.SetDigest(set)
+		if err != nil {
+			return err
+		}
+		w.allowed[d] = true
+		if slices.ContainsFunc(set, func(i identity.Digest) bool { return slices.Contains(m.Revoked, i) }) {
+			w.revoked[d] = true
+		}
+	}
+	p.byID[m.ID], p.byName[m.Name] = w, w
+	return nil
+}
+
+// force is what decides at one moment: the plan in force, and those it
+// superseded. It is never changed but replaced as a whole.
+type force struct {
+	plan       *Plan
+	superseded []superseded // newest first
+}
+
+// superseded is a plan that lends its marks, and nothing else, for the grace.
+type superseded struct {
+	plan  *Plan
+	since time.Time
+}
+
+// maxSuperseded bounds how many plans lend their marks: with more commits than
+// that within the grace, the oldest stop.
+const maxSuperseded = 16
+
+// Adopt puts a plan in force. From the next request on it alone decides about
+// identity, digests and policy; the marks of the plan that it supersedes are
+// accepted for the new mesh's Grace, so that proxies have the time to follow.
+func (s *Server) Adopt(p *Plan) {
+	s.adopting.Lock()
+	defer s.adopting.Unlock()
+	next := &force{plan: p}
+	if before := s.force.Load(); before != nil && before.plan != nil {
+		now := s.config.Now()
+		next.superseded = append(next.superseded, superseded{before.plan, now})
+		for _, old := range before.superseded {
+			if p != nil && now.Before(old.since.Add(p.mesh.Grace)) && len(next.superseded) < maxSuperseded {
+				next.superseded = append(next.superseded, old)
+			}
+		}
+	}
+	s.force.Store(next)
+}
+
+// marks are the indexes of one proxy whose marks are accepted at this moment.
+// A superseded plan lends its marks only to the proxy that it knew by the same
+// name and the same SPIFFE ID.
+func (f *force) marks(x *index, now time.Time) indexes {
+	all := indexes{x}
+	for _, old := range f.superseded {
+		if !now.Before(old.since.Add(f.plan.mesh.Grace)) {
+			continue
+		}
+		if o, ok := old.plan.proxies[x.proxy.Name]; ok && o.proxy.ID == x.proxy.ID {
+			all = append(all, o)
+		}
+	}
+	return all
+}

@@ -1,0 +1,212 @@
+package extauthz
+
+import (
+	"fmt"
+	"slices"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc/metadata"
+
+	"meshseal/snapshot"
+)
+
+// denial is a step that failed.
+type denial struct {
+	reason Reason
+	detail string // for the record; never for the one who asked
+}
+
+func deny(r Reason, format string, args ...any) *denial {
+	return &denial{reason: r, detail: fmt.Sprintf(format, args...)}
+}
+
+// carried is what the ext_authz filter says carried the request. An empty
+// value arrives as a missing key.
+type carried struct {
+	listenerMark, routeMark, clusterMark string
+	route, cluster, chain, local         string
+}
+
+// readCarried takes the provenance from the metadata of the gRPC call. A key
+// that arrives twice is refused, as nobody could say which one was meant.
+func readCarried(md metadata.MD) (carried, *denial) {
+	var c carried
+	for _, f := range []struct {
+		key string
+		to  *string
+	}{
+		{snapshot.HeaderListenerMark, &c.listenerMark},
+		{snapshot.HeaderRouteMark, &c.routeMark},
+		{snapshot.HeaderClusterMark, &c.clusterMark},
+		{snapshot.HeaderRoute, &c.route},
+		{snapshot.HeaderCluster, &c.cluster},
+		{snapshot.HeaderChain, &c.chain},
+		{snapshot.HeaderLocalAddress, &c.local},
+	} {
+		values := md.Get(f.key)
+		if len(values) > 1 {
+			return carried{}, deny(RequestMalformed, "the metadata key %q arrived %d times", f.key, len(values))
+		}
+		if len(values) == 1 {
+			*f.to = values[0]
+		}
+	}
+	return c, nil
+}
+
+// passage is what carried the request, agreed with the sealed configuration.
+// Only agree makes one; the zero passage agrees with nothing.
+type passage struct {
+	listener *listener
+	chain    chain
+	route    string // empty for TCP
+	cluster  string // empty for a route without one, and for a TCP chain of several
+}
+
+// listenerOf is the first half of the provenance step. It comes before the
+// caller's identity because the listener says whose identity is meant.
+func listenerOf(xs indexes, c carried) (*listener, *denial) {
+	if c.listenerMark == "" {
+		return nil, deny(ListenerUnmarked, "no %s arrived", snapshot.HeaderListenerMark)
+	}
+	l, ok := xs.listener(c.listenerMark)
+	if !ok {
+		return nil, deny(ListenerUnknown, "no listener of this proxy has the mark %q", c.listenerMark)
+	}
+	return l, nil
+}
+
+// agree is the second half: address, chain, route and cluster are what the
+// marks stand for.
+func agree(xs indexes, l *listener, c carried, a *authv3.AttributeContext) (passage, *denial) {
+	if d := agreeAddress(l, c, a); d != nil {
+		return passage{}, d
+	}
+	ch, d := agreeChain(l, c, a)
+	if d != nil {
+		return passage{}, d
+	}
+	p := passage{listener: l, chain: ch}
+	if ch.kind == kindTCP {
+		p.cluster, d = agreeTCP(xs, ch, c)
+	} else {
+		p.route, p.cluster, d = agreeHTTP(xs, ch, c)
+	}
+	if d != nil {
+		return passage{}, d
+	}
+	return p, nil
+}
+
+func agreeAddress(l *listener, c carried, a *authv3.AttributeContext) *denial {
+	if c.local == "" {
+		return deny(AddressMissing, "no %s arrived", snapshot.HeaderLocalAddress)
+	}
+	if !l.addresses.agreeText(c.local) {
+		return deny(AddressMismatch, "the connection came in at %q, where listener %q does not listen", c.local, l.name)
+	}
+	if d := a.GetDestination().GetAddress(); d != nil && !l.addresses.agree(d) {
+		return deny(AddressMismatch, "destination.address is %q, where listener %q does not listen", d.String(), l.name)
+	}
+	return nil
+}
+
+func agreeChain(l *listener, c carried, a *authv3.AttributeContext) (chain, *denial) {
+	if c.chain == "" {
+		return chain{}, deny(ChainMissing, "no %s arrived", snapshot.HeaderChain)
+	}
+	ch, ok := l.chains[c.chain]
+	if !ok {
+		return chain{}, deny(ChainUnknown, "listener %q has no filter chain %q", l.name, c.chain)
+	}
+	asked := kindTCP
+	if a.GetRequest().GetHttp() != nil {
+		asked = kindHTTP
+	}
+	if ch.kind != asked {
+		return chain{}, deny(ChainKindMismatch, "asked about %s through filter chain %q of listener %q, which carries %s", asked, c.chain, l.name, ch.kind)
+	}
+	return ch, nil
+}
+
+func agreeHTTP(xs indexes, ch chain, c carried) (route, cluster string, d *denial) {
+	if c.routeMark == "" {
+		return "", "", deny(RouteUnmarked, "no %s arrived; the route's name is %q", snapshot.HeaderRouteMark, c.route)
+	}
+	places := xs.routes(c.routeMark)
+	if len(places) == 0 {
+		return "", "", deny(RouteUnknown, "no route of this proxy has the mark %q; the route's name is %q", c.routeMark, c.route)
+	}
+	named := slices.DeleteFunc(slices.Clone(places), func(p place) bool { return p.route != c.route })
+	if len(named) == 0 {
+		return "", "", deny(RouteNameMismatch, "the mark stands for route %q, the name that arrived is %q", places[0].route, c.route)
+	}
+	at := slices.IndexFunc(named, func(p place) bool { return p.table == ch.table })
+	if at < 0 {
+		return "", "", deny(RouteTableMismatch, "route %q stands in route table %s, filter chain %q uses %s", c.route, named[0].table, ch.name, ch.table)
+	}
+	if d := agreeRouteCluster(xs, named[at], c); d != nil {
+		return "", "", d
+	}
+	return c.route, c.cluster, nil
+}
+
+func agreeRouteCluster(xs indexes, p place, c carried) *denial {
+	switch {
+	case !p.forwards && (c.cluster != "" || c.clusterMark != ""):
+		return deny(ClusterUnexpected, "route %q leads to no cluster, but cluster %q was chosen", p.route, c.cluster)
+	case !p.forwards:
+		return nil
+	case c.cluster == "":
+		return deny(ClusterMissing, "route %q leads to a cluster; no %s arrived", p.route, snapshot.HeaderCluster)
+	case !slices.Contains(p.clusters, c.cluster):
+		return deny(ClusterMismatch, "route %q leads to %q, but cluster %q was chosen", p.route, p.clusters, c.cluster)
+	case c.clusterMark == "":
+		return deny(ClusterUnmarked, "no %s arrived; the cluster's name is %q", snapshot.HeaderClusterMark, c.cluster)
+	}
+	return agreeClusterMark(xs, c)
+}
+
+func agreeClusterMark(xs indexes, c carried) *denial {
+	name, ok := xs.cluster(c.clusterMark)
+	switch {
+	case !ok:
+		return deny(ClusterUnknown, "no cluster of this proxy has the mark %q; the cluster's name is %q", c.clusterMark, c.cluster)
+	case name != c.cluster:
+		return deny(ClusterMarkMismatch, "the mark stands for cluster %q, the name that arrived is %q", name, c.cluster)
+	}
+	return nil
+}
+
+// agreeTCP takes the cluster of the sealed chain where none arrived: with
+// upstream_connect_mode ON_DOWNSTREAM_DATA Envoy has not chosen one yet. Where
+// one was chosen, its name and its mark arrive together.
+func agreeTCP(xs indexes, ch chain, c carried) (string, *denial) {
+	if c.route != "" || c.routeMark != "" {
+		return "", deny(RouteUnexpected, "TCP through filter chain %q came with route %q", ch.name, c.route)
+	}
+	if c.cluster == "" && c.clusterMark == "" {
+		return sealedTCP(ch)
+	}
+	switch {
+	case c.cluster == "":
+		return "", deny(ClusterMissing, "a cluster's mark arrived without its name")
+	case !slices.Contains(ch.clusters, c.cluster):
+		return "", deny(ClusterMismatch, "filter chain %q leads to %q, but cluster %q was chosen", ch.name, ch.clusters, c.cluster)
+	case c.clusterMark == "":
+		return "", deny(ClusterUnmarked, "no %s arrived; the cluster's name is %q", snapshot.HeaderClusterMark, c.cluster)
+	}
+	return c.cluster, agreeClusterMark(xs, c)
+}
+
+// sealedTCP is the one cluster of a TCP chain; empty if it chooses one of
+// several later.
+func sealedTCP(ch chain) (string, *denial) {
+	switch len(ch.clusters) {
+	case 0:
+		return "", deny(ClusterMissing, "filter chain %q leads to no sealed cluster", ch.name)
+	case 1:
+		return ch.clusters[0], nil
+	}
+	return "", nil
+}

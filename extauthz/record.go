@@ -1,0 +1,119 @@
+package extauthz
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"meshseal/policies"
+)
+
+// Record is what is written down about one decision. Its shape is that of an
+// event of OPA's decision log, so that what reads those reads it too; the
+// meshseal object adds the decision and what it was based on. docs/records.md
+// describes every field.
+type Record struct {
+	Labels     map[string]string `json:"labels"`
+	DecisionID string            `json:"decision_id"`
+	TraceID    string            `json:"trace_id,omitempty"`
+	SpanID     string            `json:"span_id,omitempty"`
+	// Path is the rule that decides, as OPA writes it: envoy/authz/allow.
+	Path string `json:"path,omitempty"`
+	// Input is the CheckRequest without what Erased names.
+	Input json.RawMessage `json:"input,omitempty"`
+	// Result is what the policy said; absent where it was not asked.
+	Result any `json:"result,omitempty"`
+	// Erased are JSON pointers to what was left out of Input.
+	Erased []string `json:"erased,omitempty"`
+	// RequestedBy is the SPIFFE ID of the proxy's SVID, or the address of the
+	// connection that asked.
+	RequestedBy string    `json:"requested_by,omitempty"`
+	Timestamp   time.Time `json:"timestamp"`
+	// Metrics are durations in nanoseconds.
+	Metrics  map[string]int64 `json:"metrics,omitempty"`
+	Meshseal Account          `json:"meshseal"`
+}
+
+// Account is meshseal's part of a record.
+type Account struct {
+	Decision string `json:"decision"` // allow or deny
+	Reason   Reason `json:"reason"`
+	Step     Step   `json:"step"`
+	Detail   string `json:"detail,omitempty"`
+	Facts
+	TraceID string `json:"trace_id,omitempty"`
+}
+
+// Facts are what was proven about a request; those of steps that were not
+// reached are empty.
+type Facts struct {
+	Snapshot    string `json:"snapshot,omitempty"` // root of the snapshot in force
+	Commit      string `json:"commit,omitempty"`
+	Sequence    uint64 `json:"sequence,omitempty"`
+	Proxy       string `json:"proxy,omitempty"`
+	Direction   string `json:"direction,omitempty"`
+	SPIFFEID    string `json:"spiffe_id,omitempty"` // the caller's base ID
+	TrustDomain string `json:"trust_domain,omitempty"`
+	Digest      string `json:"digest,omitempty"`
+	Evidence    string `json:"evidence,omitempty"`
+	Workload    string `json:"workload,omitempty"`
+	Listener    string `json:"listener,omitempty"`
+	Chain       string `json:"chain,omitempty"`
+	Route       string `json:"route,omitempty"`
+	Cluster     string `json:"cluster,omitempty"`
+}
+
+// policy is the facts as Rego sees them.
+func (f Facts) policy() policies.Facts {
+	return policies.Facts{
+		SPIFFEID: f.SPIFFEID, TrustDomain: f.TrustDomain, Digest: f.Digest, Evidence: f.Evidence, Workload: f.Workload,
+		Proxy: f.Proxy, Direction: f.Direction, Snapshot: f.Snapshot, Commit: f.Commit,
+		Listener: f.Listener, Chain: f.Chain, Route: f.Route, Cluster: f.Cluster,
+	}
+}
+
+// Recorder keeps records.
+type Recorder interface {
+	// Record returns when the record is as safe as the recorder makes it. An
+	// error turns the decision into a denial, unless the server is configured
+	// otherwise. It is called by many goroutines at a time.
+	Record(Record) error
+}
+
+// Lines writes each record as one line of JSON.
+type Lines struct {
+	mu   sync.Mutex
+	w    io.Writer
+	torn bool // the last write ended inside a line
+}
+
+// NewLines writes to w, which nobody else may write to meanwhile.
+func NewLines(w io.Writer) *Lines { return &Lines{w: w} }
+
+// Record writes one line with one call of Write. JSON escapes control
+// characters, so whatever a path or a header held, it stays one line. After a
+// write that failed half-way the next record begins on a new line.
+func (l *Lines) Record(r Record) error {
+	line, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode the record of decision %s: %w", r.DecisionID, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.torn {
+		line = append([]byte{'\n'}, line...)
+	}
+	line = append(line, '\n')
+	n, err := l.w.Write(line)
+	if err == nil && n < len(line) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		l.torn = l.torn || n > 0
+		return fmt.Errorf("write the record of decision %s: %w", r.DecisionID, err)
+	}
+	l.torn = false
+	return nil
+}

@@ -1,0 +1,111 @@
+package extauthz
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"meshseal/policies"
+)
+
+// secretHeaders carry what would let a reader of the records act as the
+// caller; x-forwarded-client-cert may hold whole certificates.
+var secretHeaders = map[string]bool{
+	"authorization":           true,
+	"cookie":                  true,
+	"proxy-authorization":     true,
+	"x-amz-security-token":    true,
+	"x-api-key":               true,
+	"x-auth-token":            true,
+	"x-csrf-token":            true,
+	"x-forwarded-client-cert": true,
+}
+
+// redact is the request as a record shows it: the document that the policy
+// sees, and JSON pointers to what was left out of it, namely certificates,
+// bodies, and the headers above. A request that makes no such document is
+// shown as it came.
+func redact(req *authv3.CheckRequest, f Facts) (input json.RawMessage, erased []string, err error) {
+	if req.GetAttributes() == nil {
+		return nil, nil, nil
+	}
+	m := proto.Clone(req).(*authv3.CheckRequest)
+	e := &eraser{}
+	e.peer("source", m.GetAttributes().GetSource())
+	e.peer("destination", m.GetAttributes().GetDestination())
+	e.http(m.GetAttributes().GetRequest().GetHttp())
+	if document, err := policies.Input(m, f.policy()); err == nil {
+		input, err = json.Marshal(document)
+		return input, e.pointers, err
+	}
+	if input, err = protojson.Marshal(m); err != nil {
+		// Typed metadata may be of a type that is not linked here.
+		e.typed("metadataContext", m.GetAttributes().GetMetadataContext())
+		e.typed("routeMetadataContext", m.GetAttributes().GetRouteMetadataContext())
+		input, err = protojson.Marshal(m)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("the request as JSON: %w", err)
+	}
+	return input, e.pointers, nil
+}
+
+type eraser struct{ pointers []string }
+
+const attributesPointer = "/input/attributes/"
+
+// erased notes a JSON pointer (RFC 6901) below the attributes.
+func (e *eraser) erased(path string, last ...string) {
+	for _, l := range last {
+		path += "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(l)
+	}
+	e.pointers = append(e.pointers, attributesPointer+path)
+}
+
+func (e *eraser) peer(name string, p *authv3.AttributeContext_Peer) {
+	if p.GetCertificate() != "" {
+		p.Certificate = ""
+		e.erased(name + "/certificate")
+	}
+}
+
+func (e *eraser) http(h *authv3.AttributeContext_HttpRequest) {
+	const at = "request/http/"
+	if h.GetBody() != "" {
+		h.Body = ""
+		e.erased(at + "body")
+	}
+	if len(h.GetRawBody()) > 0 {
+		h.RawBody = nil
+		e.erased(at + "rawBody")
+	}
+	if n := len(e.pointers); n > 0 && strings.HasSuffix(strings.ToLower(e.pointers[n-1]), "body") {
+		e.pointers = append(e.pointers, "/input/parsed_body")
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.GetHeaders())) {
+		if secretHeaders[strings.ToLower(name)] {
+			delete(h.Headers, name)
+			e.erased(at+"headers", name)
+		}
+	}
+	for i, v := range h.GetHeaderMap().GetHeaders() {
+		if secretHeaders[strings.ToLower(v.GetKey())] {
+			v.Value, v.RawValue = "", nil
+			e.erased(fmt.Sprintf("%sheaderMap/headers/%d/rawValue", at, i))
+		}
+	}
+}
+
+func (e *eraser) typed(name string, m *corev3.Metadata) {
+	for _, key := range slices.Sorted(maps.Keys(m.GetTypedFilterMetadata())) {
+		delete(m.TypedFilterMetadata, key)
+		e.erased(name+"/typedFilterMetadata", key)
+	}
+}

@@ -1,0 +1,62 @@
+package extauthz
+
+import (
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+
+	"meshseal/policies"
+)
+
+// Headers of a denial. The body says the same unless the policy gave its own.
+const (
+	HeaderReason   = "x-meshseal-reason"
+	HeaderDecision = "x-meshseal-decision"
+)
+
+// respond is the one place where an answer to Envoy is made. An empty
+// CheckResponse would allow, and a gRPC error is allowed where a filter has
+// failure_mode_allow set; so each denial is a status other than OK together
+// with a DeniedHttpResponse.
+func respond(d Decision) *authv3.CheckResponse {
+	if !d.Allowed() {
+		return denied(d)
+	}
+	r := d.edits
+	return &authv3.CheckResponse{
+		Status: &status.Status{Code: int32(codes.OK)},
+		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
+			Headers:                 headerOptions(r.Headers),
+			HeadersToRemove:         r.RequestHeadersToRemove,
+			ResponseHeadersToAdd:    headerOptions(r.ResponseHeadersToAdd),
+			QueryParametersToSet:    queryParameters(r.QueryParametersToSet),
+			QueryParametersToRemove: r.QueryParametersToRemove,
+		}},
+		DynamicMetadata: r.DynamicMetadata,
+	}
+}
+
+func denied(d Decision) *authv3.CheckResponse {
+	reason := string(d.Reason())
+	var own policies.Result
+	if d.edits != nil {
+		own = *d.edits
+	}
+	body := own.Body
+	if body == "" {
+		body = reason + " " + d.id + "\n"
+	}
+	headers := append(headerOptions(own.Headers), headerOptions([]policies.Header{
+		{Name: HeaderReason, Value: reason}, {Name: HeaderDecision, Value: d.id},
+	})...)
+	return &authv3.CheckResponse{
+		Status: &status.Status{Code: int32(codes.PermissionDenied), Message: reason},
+		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
+			Status:  &typev3.HttpStatus{Code: typev3.StatusCode(denialStatus(d))},
+			Headers: headers,
+			Body:    body,
+		}},
+		DynamicMetadata: own.DynamicMetadata,
+	}
+}
