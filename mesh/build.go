@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -60,13 +61,14 @@ func Build(fsys fs.FS, at snapshot.Commit) (*snapshot.Draft, Report, error) {
 		return nil, report, err
 	}
 	for _, p := range repo.proxies {
-		notices, err := p.finish(repo.mesh)
+		notices, err := p.finish(repo, at.Time)
 		report.Notices = append(report.Notices, notices...)
 		if err != nil {
 			return nil, report, err
 		}
 	}
-	findings, err := guard(context.Background(), repo.proxies, repo.mesh, repo.waivers, at.Time)
+	findings, notices, err := guard(context.Background(), repo.proxies, repo.mesh, repo.waivers, at.Time)
+	report.Notices = append(report.Notices, notices...)
 	if err != nil {
 		return nil, report, fmt.Errorf("run the guardrails: %w", err)
 	}
@@ -96,7 +98,7 @@ func (repo *repository) compile() error {
 }
 
 // finish takes a proxy from what its files say to what is sealed.
-func (p *proxyConfig) finish(m snapshot.Mesh) ([]Notice, error) {
+func (p *proxyConfig) finish(repo *repository, at time.Time) ([]Notice, error) {
 	if err := p.settle(p.refuseMarks); err != nil {
 		return nil, err
 	}
@@ -107,13 +109,13 @@ func (p *proxyConfig) finish(m snapshot.Mesh) ([]Notice, error) {
 	if err := p.settle(func(proto.Message) error { return nil }); err != nil {
 		return notices, err
 	}
-	hardened, err := harden(p, m)
+	hardened, err := harden(p, repo.waivers, at)
 	notices = append(notices, hardened...)
 	if err != nil {
 		return notices, err
 	}
 	p.sort()
-	if err := p.settle(p.checkClusters(m)); err != nil {
+	if err := p.settle(p.checkClusters(repo.mesh)); err != nil {
 		return notices, err
 	}
 	return notices, p.mark()
