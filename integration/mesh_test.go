@@ -291,3 +291,18 @@ var testClient = http.Client{
 }
 
 func transportOf(c *http.Client) *http.Transport { return c.Transport.(*http.Transport) }
+
+// raw is a TLS connection to the app's HTTP listener, for bytes that no HTTP
+// client would send.
+func (s *shop) raw(t *testing.T, svid *meshtest.SVID) *tls.Conn {
+	t.Helper()
+	conn, err := tls.Dial("tcp", s.appHost+":8443", svid.Client(s.CA))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}

@@ -147,9 +147,12 @@ type Status struct {
 	Source  struct{ Refused string }
 	Proxies []struct {
 		Proxy, State string
-		Types        []struct {
-			Type, Acked string
-			Nack        *struct{ Version, Text string }
+		Streams      []struct {
+			State string
+			Types []struct {
+				Type, State, Acked string
+				Nack               *struct{ Text string }
+			}
 		}
 	}
 }
