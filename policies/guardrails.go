@@ -1,0 +1,270 @@
+package policies
+
+import (
+	"cmp"
+	"context"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+)
+
+// GuardInput is what the guardrails judge: the finished resources of a mesh.
+type GuardInput struct {
+	Proxies []GuardProxy
+	Names   GuardNames
+}
+
+// GuardNames are the names that the guardrails compare with.
+type GuardNames struct {
+	AuthzCluster string // the only cluster that ext_authz may ask
+	XDSCluster   string // the cluster of the ADS stream
+	SDSCluster   string // the only cluster that may serve secrets
+	Filter       string // of the ext_authz filters
+	// Provenance is the initial metadata that each ext_authz filter sends:
+	// key and value, in order.
+	Provenance [][2]string
+}
+
+// GuardProxy is one proxy and all that it may hold. It is judged by itself.
+type GuardProxy struct {
+	Name      string
+	Resources []GuardResource
+}
+
+// GuardResource is one resource. Its body is the message as JSON, with the
+// field names of the .proto file; every message in it says its full name in
+// "@type"; what stood in an Any stands there itself, with the Any's type URL
+// in "@any".
+type GuardResource struct {
+	Type      string // full name of the message, without "type.googleapis.com/"
+	Name      string
+	Direction string // of a listener: "inbound" or "outbound"
+	Body      map[string]any
+}
+
+// Finding is one place in which a finished configuration breaks a guardrail.
+type Finding struct {
+	Code     string // of the Rule
+	Proxy    string
+	Resource string // name of the listener, route table, cluster or endpoints
+	Type     string // of that resource: full name of the message
+	Field    string // path in the resource, "filter_chains[0].filters[1].typed_config" for one
+	// Path is Field in parts: names of fields and keys of maps are strings,
+	// places in lists are ints.
+	Path []any
+	Text     string // what is wrong here
+	Mend     string // what to do
+	// At is the place in the mesh repository, "file:line:column"; empty where
+	// it is not known. Guard leaves it empty.
+	At string
+}
+
+// Rule is one guardrail.
+type Rule struct {
+	Code  string // stable, upper snake case
+	Title string
+	Text  string // what goes wrong without it
+	Mend  string
+	// Waivable: a reviewed waiver may set the rule aside for one resource.
+	Waivable bool
+}
+
+// GuardrailTable is every guardrail, by code. docs/guardrails.md shows it.
+func GuardrailTable() []Rule {
+	all := slices.Clone(guardrailRules)
+	slices.SortFunc(all, func(a, b Rule) int { return cmp.Compare(a.Code, b.Code) })
+	return all
+}
+
+// RuleOf is the guardrail with that code.
+func RuleOf(code string) (Rule, bool) {
+	i := slices.IndexFunc(guardrailRules, func(r Rule) bool { return r.Code == code })
+	if i < 0 {
+		return Rule{}, false
+	}
+	return guardrailRules[i], true
+}
+
+//go:embed guardrails/*.rego
+var guardrailFiles embed.FS
+
+const guardrailQuery = "data.meshseal.guardrails.findings"
+
+// pureBuiltins are all that a guardrail may call: each gives the same result
+// for the same arguments, always and everywhere.
+var pureBuiltins = strings.Fields(`
+	eq equal neq gt gte lt lte assign and or minus plus
+	count concat contains endswith startswith lower split sprintf format_int trim_prefix
+	object.get object.keys array.concat array.slice walk regex.match
+	net.cidr_contains
+	is_array is_boolean is_null is_number is_object is_set is_string to_number
+	internal.member_2 internal.member_3
+`)
+
+var guardrails = sync.OnceValues(func() (rego.PreparedEvalQuery, error) {
+	caps := capabilities()
+	caps.Builtins = slices.DeleteFunc(caps.Builtins, func(b *ast.Builtin) bool {
+		return !slices.Contains(pureBuiltins, b.Name)
+	})
+	options := []func(*rego.Rego){
+		rego.Query(guardrailQuery),
+		rego.Capabilities(caps),
+		rego.Strict(true),
+		rego.StrictBuiltinErrors(true),
+	}
+	err := fs.WalkDir(guardrailFiles, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := guardrailFiles.ReadFile(path)
+		options = append(options, rego.Module(path, string(data)))
+		return err
+	})
+	if err != nil {
+		return rego.PreparedEvalQuery{}, err
+	}
+	return rego.New(options...).PrepareForEval(context.Background())
+})
+
+// Guard judges the finished resources of a mesh. The findings come sorted by
+// proxy, resource, field and code. An error means that the guardrails could
+// not be run, and that nothing is known about the resources.
+func Guard(ctx context.Context, in GuardInput) ([]Finding, error) {
+	query, err := guardrails()
+	if err != nil {
+		return nil, fmt.Errorf("compile the guardrails: %w", err)
+	}
+	var all []Finding
+	for _, p := range in.Proxies {
+		value, err := ast.InterfaceToValue(guardDocument(p, in.Names))
+		if err != nil {
+			return nil, fmt.Errorf("proxy %q: %w", p.Name, err)
+		}
+		set, err := query.Eval(ctx, rego.EvalParsedInput(value))
+		if err != nil {
+			return nil, fmt.Errorf("proxy %q: %w", p.Name, err)
+		}
+		found, err := readFindings(set)
+		if err != nil {
+			return nil, fmt.Errorf("proxy %q: %w", p.Name, err)
+		}
+		for i := range found {
+			found[i].Proxy = p.Name
+		}
+		all = append(all, found...)
+	}
+	slices.SortFunc(all, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Proxy, b.Proxy), cmp.Compare(a.Type, b.Type),
+			cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Field, b.Field),
+			cmp.Compare(a.Code, b.Code), cmp.Compare(a.Text, b.Text))
+	})
+	return slices.CompactFunc(all, func(a, b Finding) bool {
+		return a.Proxy == b.Proxy && a.Type == b.Type && a.Resource == b.Resource &&
+			a.Field == b.Field && a.Code == b.Code && a.Text == b.Text
+	}), nil
+}
+
+func guardDocument(p GuardProxy, n GuardNames) map[string]any {
+	resources := make([]any, len(p.Resources))
+	for i, r := range p.Resources {
+		resources[i] = map[string]any{"type": r.Type, "name": r.Name, "direction": r.Direction, "body": r.Body}
+	}
+	provenance := make([]any, len(n.Provenance))
+	for i, kv := range n.Provenance {
+		provenance[i] = []any{kv[0], kv[1]}
+	}
+	return map[string]any{
+		"resources": resources,
+		"names": map[string]any{
+			"authz_cluster": n.AuthzCluster, "xds_cluster": n.XDSCluster, "sds_cluster": n.SDSCluster,
+			"filter": n.Filter, "provenance": provenance,
+		},
+	}
+}
+
+// readFindings reads the set of findings. What is not of its form is an
+// error: a guardrail that cannot speak must not be taken for silence.
+func readFindings(set rego.ResultSet) ([]Finding, error) {
+	if len(set) != 1 || len(set[0].Expressions) != 1 {
+		return nil, fmt.Errorf("%s is undefined", guardrailQuery)
+	}
+	list, ok := set[0].Expressions[0].Value.([]any)
+	if !ok {
+		return nil, fmt.Errorf("%s is not a set", guardrailQuery)
+	}
+	found := make([]Finding, len(list))
+	for i, v := range list {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("%s holds a %T", guardrailQuery, v)
+		}
+		f := &found[i]
+		for key, field := range map[string]*string{
+			"code": &f.Code, "type": &f.Type, "resource": &f.Resource, "text": &f.Text,
+		} {
+			if *field, ok = m[key].(string); !ok {
+				return nil, fmt.Errorf("a finding's %q is not a string: %v", key, m)
+			}
+		}
+		rule, known := RuleOf(f.Code)
+		if !known {
+			return nil, fmt.Errorf("a finding has the code %q, which is not in the table", f.Code)
+		}
+		f.Mend = rule.Mend
+		if f.Path, ok = findingPath(m["path"]); !ok {
+			return nil, fmt.Errorf("a finding's path is not an array of strings and whole numbers: %v", m)
+		}
+		f.Field = fieldPath(f.Path)
+	}
+	return found, nil
+}
+
+func findingPath(v any) ([]any, bool) {
+	list, ok := v.([]any)
+	if !ok {
+		return nil, false
+	}
+	path := make([]any, len(list))
+	for i, e := range list {
+		switch e := e.(type) {
+		case string:
+			path[i] = e
+		case json.Number:
+			n, err := e.Int64()
+			if err != nil {
+				return nil, false
+			}
+			path[i] = int(n)
+		default:
+			return nil, false
+		}
+	}
+	return path, true
+}
+
+// fieldPath writes a path into a resource as Envoy does: fields with dots,
+// elements and map keys in brackets.
+func fieldPath(path []any) string {
+	var b strings.Builder
+	for _, p := range path {
+		s, isKey := p.(string)
+		switch {
+		case !isKey:
+			fmt.Fprintf(&b, "[%v]", p)
+		case strings.ContainsAny(s, `.[]" `):
+			fmt.Fprintf(&b, "[%q]", s)
+		case b.Len() == 0:
+			b.WriteString(s)
+		default:
+			b.WriteString("." + s)
+		}
+	}
+	return b.String()
+}

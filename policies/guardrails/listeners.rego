@@ -1,0 +1,123 @@
+# How requests come in.
+package meshseal.guardrails
+
+listeners contains n if some n in by_type["envoy.config.listener.v3.Listener"]
+
+# listener_addresses has every address that a listener binds.
+listener_addresses contains address if {
+	some n in listeners
+	address := {"resource": n.resource, "path": array.concat(n.path, ["address"]), "value": n.value.address}
+}
+
+listener_addresses contains address if {
+	some n in listeners
+	some i, additional in n.value.additional_addresses
+	address := {
+		"resource": n.resource,
+		"path": array.concat(n.path, ["additional_addresses", i, "address"]),
+		"value": additional.address,
+	}
+}
+
+outbound_addresses contains a if {
+	some a in listener_addresses
+	a.resource.direction != "inbound"
+}
+
+findings contains found("UDP_LISTENER", a, [], "there is no client certificate and no ext_authz on UDP") if {
+	some a in listener_addresses
+	a.value.socket_address.protocol == "UDP"
+}
+
+findings contains found("UDP_LISTENER", n, ["udp_listener_config"], "there is no client certificate and no ext_authz on UDP") if {
+	some n in listeners
+	has(n.value, "udp_listener_config")
+}
+
+findings contains found("INTERNAL_LISTENER", n, ["internal_listener"], "connections inside the Envoy have no peer") if {
+	some n in listeners
+	has(n.value, "internal_listener")
+}
+
+findings contains found("INTERNAL_LISTENER", n, [], "the address is a listener inside the Envoy") if {
+	some n in by_type["envoy.config.core.v3.EnvoyInternalAddress"]
+}
+
+findings contains found("API_LISTENER", n, ["api_listener"], "requests come from the process that Envoy is part of") if {
+	some n in listeners
+	has(n.value, "api_listener")
+}
+
+findings contains found("OUTBOUND_ADDRESS", a, [], text) if {
+	some a in outbound_addresses
+	text := exposed(a.value)
+}
+
+exposed(address) := sprintf("%q is reachable from other hosts", [address.socket_address.address]) if {
+	not loopback(address.socket_address.address)
+}
+
+exposed(address) := "the address is in another network namespace" if {
+	loopback(address.socket_address.address)
+	has(address.socket_address, "network_namespace_filepath")
+}
+
+exposed(address) := "an abstract socket has no file mode, so that every user of the host can open it" if {
+	startswith(address.pipe.path, "@")
+}
+
+exposed(address) := "the socket's mode lets other users open it" if {
+	not startswith(address.pipe.path, "@")
+	not object.get(address, ["pipe", "mode"], 0) in {384, 448} # 0600, 0700
+}
+
+findings contains found("PATH_NOT_NORMALIZED", n, [field], text) if {
+	some n in by_type[connection_manager]
+	some [field, text] in unnormalized(n.value)
+}
+
+unnormalized(m) := {[field, text] |
+	some [field, text, bad] in [
+		["normalize_path", "dot segments in the path reach the backend", object.get(m, "normalize_path", false) == false],
+		["merge_slashes", "double slashes in the path reach the backend", object.get(m, "merge_slashes", false) == false],
+		[
+			"path_with_escaped_slashes_action", "escaped slashes in the path reach the backend",
+			object.get(m, "path_with_escaped_slashes_action", "KEEP_UNCHANGED") == "KEEP_UNCHANGED",
+		],
+		["path_normalization_options", "another set of rules normalizes the path", object.get(m, "path_normalization_options", null) != null],
+		["typed_header_validation_config", "a header validator overrides how the path is normalized", object.get(m, "typed_header_validation_config", null) != null],
+	]
+	bad
+}
+
+findings contains found("AMBIGUOUS_REQUEST", n, ["common_http_protocol_options", "headers_with_underscores_action"], "headers with an underscore reach the backend, which may take them for others") if {
+	some n in by_type[connection_manager]
+	action := object.get(n.value, ["common_http_protocol_options", "headers_with_underscores_action"], "ALLOW")
+	not action in {"REJECT_REQUEST", "DROP_HEADER"}
+}
+
+findings contains found("AMBIGUOUS_REQUEST", n, ["http_protocol_options", "allow_chunked_length"], "a request may say its length in two ways") if {
+	some n in by_type[connection_manager]
+	n.value.http_protocol_options.allow_chunked_length
+}
+
+findings contains found("CLIENT_HEADERS_TRUSTED", n, [field], "a caller may set the headers by which Envoy and the backend know where a request came from") if {
+	some n in by_type[connection_manager]
+	n.resource.direction == "inbound"
+	some field in ["xff_num_trusted_hops", "internal_address_config", "original_ip_detection_extensions"]
+	has(n.value, field)
+}
+
+findings contains found("CLIENT_HEADERS_TRUSTED", n, ["use_remote_address"], "a caller may set the headers by which Envoy and the backend know where a request came from") if {
+	some n in by_type[connection_manager]
+	n.resource.direction == "inbound"
+	object.get(n.value, "use_remote_address", false) == false
+}
+
+findings contains found("CLIENT_CERT_FORWARDED", n, [field], "a caller may write into x-forwarded-client-cert") if {
+	some n in by_type[connection_manager]
+	n.resource.direction == "inbound"
+	some field in ["forward_client_cert_details", "forward_client_cert_matcher"]
+	has(n.value, field)
+	not n.value[field] in {"SANITIZE", "SANITIZE_SET"}
+}
