@@ -52,10 +52,12 @@ type StreamStatus struct {
 	// SVID is the SPIFFE ID of the stream's certificate; empty on a socket.
 	SVID string `json:"svid,omitempty"`
 	Node Node   `json:"node"`
-	// Types are those that the client asked for.
+	// Types are those that the client asked for. Types that no snapshot holds
+	// are among them and say nothing about State.
 	Types []TypeStatus `json:"types"`
 
-	id uint64
+	id   uint64
+	root string // of the view that this describes
 }
 
 // TypeStatus is one type of resource on a stream. The lists hold the first 100.
@@ -116,6 +118,10 @@ func (p *proxyState) describe(status *ProxyStatus) {
 		status.State = Synced
 	}
 	for _, stream := range p.streams {
+		if stream.root != status.Snapshot {
+			// It has not looked at the snapshot in force yet.
+			stream.State = worst(stream.State, Pending)
+		}
 		status.Streams = append(status.Streams, stream)
 		status.State = worst(status.State, stream.State)
 	}
@@ -137,14 +143,17 @@ func worst(a, b State) State {
 
 // status describes the stream.
 func (st *stream) status() StreamStatus {
-	s := StreamStatus{id: st.id, Since: st.since, State: Synced, SVID: st.caller.id, Node: st.node}
+	s := StreamStatus{id: st.id, root: st.view.root, Since: st.since, State: Synced, SVID: st.caller.id, Node: st.node}
 	if !st.subs[snapshot.ClusterType].requested || !st.subs[snapshot.ListenerType].requested {
 		s.State = Pending
 	}
 	for _, sub := range st.order() {
-		if sub.requested {
-			t := sub.status(st.view.root, st.caller.proxy.set(sub.typ))
-			s.Types = append(s.Types, t)
+		if !sub.requested {
+			continue
+		}
+		t := sub.status(st.view.root, st.caller.proxy.set(sub.typ))
+		s.Types = append(s.Types, t)
+		if slices.Contains(snapshot.Types(), sub.typ) {
 			s.State = worst(s.State, t.State)
 		}
 	}

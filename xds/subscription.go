@@ -14,7 +14,7 @@ import (
 // Bounds of what one stream may make the server remember. What exists in the
 // snapshot is always accepted; the bounds are on what does not.
 const (
-	maxName        = 1024 // bytes of a resource's name
+	maxName        = 4096 // bytes of a resource's name, as in a snapshot
 	maxTypeURL     = 256  // bytes
 	maxAbsent      = 1000 // names a type that the snapshot does not have
 	maxOtherTypes  = 16   // types that no snapshot holds
