@@ -7,6 +7,7 @@
 package snapshot
 
 import (
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -35,6 +36,11 @@ const (
 	ListenerType TypeURL = "type.googleapis.com/envoy.config.listener.v3.Listener"
 	RouteType    TypeURL = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 )
+
+// Short is the name of the message without its package, "Listener" for one.
+func (t TypeURL) Short() string {
+	return string(t[strings.LastIndexAny(string(t), "./")+1:])
+}
 
 // Types lists every type of resource that a snapshot may hold, in that order.
 func Types() []TypeURL {
