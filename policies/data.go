@@ -30,7 +30,8 @@ func parseData(f File) (map[string]any, error) {
 
 // decodeJSON reads exactly one JSON value, and only such as everybody reads
 // alike: valid UTF-8, no name twice in an object, every number in the range of
-// a double (RFC 8259, sections 4, 6 and 8.1), nested at most maxDepth deep.
+// a double and not longer than maxDigits (RFC 8259, sections 4, 6 and 8.1),
+// nested at most maxDepth deep.
 // Numbers are json.Number. The offset is where an error was found.
 func decodeJSON(data []byte) (v any, offset int64, err error) {
 	if !utf8.Valid(data) {
@@ -65,6 +66,9 @@ func decodeValue(d *json.Decoder, depth int) (any, error) {
 		}
 		return decodeArray(d, depth)
 	case json.Number:
+		if len(t) > maxDigits {
+			return nil, fmt.Errorf("number %s is longer than %d characters", clip(t.String()), maxDigits)
+		}
 		if f, err := t.Float64(); err != nil || math.IsInf(f, 0) {
 			return nil, fmt.Errorf("number %s is out of the range of a double", clip(t.String()))
 		}
