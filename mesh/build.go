@@ -132,7 +132,7 @@ func (repo *repository) content() (snapshot.Content, error) {
 		for _, m := range p.resources() {
 			data, err := snapshot.Canonical(m)
 			if err != nil {
-				return c, fmt.Errorf("%s: %w", p.at(m), err)
+				return c, p.fail(m, "%w", err)
 			}
 			e := snapshot.Entry{
 				Type: snapshot.TypeURL(anyPrefix + string(m.ProtoReflect().Descriptor().FullName())),

@@ -76,6 +76,8 @@ type proxyConfig struct {
 	// origin is where a message of the four lists above, or one that unpack
 	// returned, was written.
 	origin map[proto.Message]position
+	// sources are the files, for the lines that errors show.
+	sources map[string]*source
 	// packed is what an Any was decoded from, for the positions in it.
 	packed map[*anypb.Any]proto.Message
 }
@@ -86,6 +88,16 @@ func (p *proxyConfig) at(m proto.Message) position {
 		return pos
 	}
 	return position{file: p.file}
+}
+
+// fail is an error about m: where it was written, what is wrong, and the line.
+func (p *proxyConfig) fail(m proto.Message, format string, args ...any) error {
+	pos := p.at(m)
+	err := fmt.Errorf(format, args...)
+	if s := p.sources[pos.file]; s != nil {
+		return fmt.Errorf("%s: %w%s", pos, err, s.excerpt(pos.line, pos.column))
+	}
+	return fmt.Errorf("%s: %w", pos, err)
 }
 
 // notice is a Notice about the place where m was written.

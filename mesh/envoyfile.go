@@ -78,18 +78,17 @@ func (p *proxyConfig) add(a *anypb.Any) error {
 	case *endpointv3.ClusterLoadAssignment:
 		p.endpoints, other = insert(p.endpoints, m)
 	default:
-		return fmt.Errorf("%s: a proxy's resource is a Listener, RouteConfiguration, Cluster or ClusterLoadAssignment of v3; this is %s",
-			p.at(a), m.ProtoReflect().Descriptor().FullName())
+		return p.fail(a, "a proxy's resource is a Listener, RouteConfiguration, Cluster or ClusterLoadAssignment of v3; this is %s", m.ProtoReflect().Descriptor().FullName())
 	}
 	kind := m.ProtoReflect().Descriptor().Name()
 	switch {
 	case other != nil:
-		return fmt.Errorf("%s: a second %s with the name %q; the other stands at %s", p.at(m), kind, name, p.at(other))
+		return p.fail(m, "a second %s with the name %q; the other stands at %s", kind, name, p.at(other))
 	case strings.HasPrefix(name, snapshot.ReservedPrefix):
-		return fmt.Errorf("%s: the %s %q: names that begin with %q belong to meshseal", p.at(m), kind, name, snapshot.ReservedPrefix)
+		return p.fail(m, "the %s %q: names that begin with %q belong to meshseal", kind, name, snapshot.ReservedPrefix)
 	}
 	if err := checkLabel(name); err != nil {
-		return fmt.Errorf("%s: the name of the %s: %w", p.at(m), kind, err)
+		return p.fail(m, "the name of the %s: %w", kind, err)
 	}
 	return nil
 }

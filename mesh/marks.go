@@ -1,8 +1,6 @@
 package mesh
 
 import (
-	"fmt"
-
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -39,7 +37,7 @@ func (p *proxyConfig) mark() error {
 func (p *proxyConfig) put(kind snapshot.MarkKind, scope string, m proto.Message, at **corev3.Metadata) error {
 	data, err := snapshot.Canonical(m)
 	if err != nil {
-		return fmt.Errorf("%s: %w", p.at(m), err)
+		return p.fail(m, "%w", err)
 	}
 	if *at == nil {
 		*at = &corev3.Metadata{}

@@ -75,9 +75,9 @@ func (p *proxyConfig) normalise() ([]Notice, error) {
 func (n *normaliser) listener(l *listenerv3.Listener) error {
 	switch {
 	case l.GetApiListener() != nil:
-		return fmt.Errorf("%s: the listener %q has an api_listener; only filter chains are authorized, remove it", n.at(l), l.GetName())
+		return n.fail(l, "the listener %q has an api_listener; only filter chains are authorized, remove it", l.GetName())
 	case l.GetFcdsConfig() != nil:
-		return fmt.Errorf("%s: the listener %q takes filter chains from fcds_config; write them in filter_chains", n.at(l), l.GetName())
+		return n.fail(l, "the listener %q takes filter chains from fcds_config; write them in filter_chains", l.GetName())
 	}
 	if err := n.nameChains(l); err != nil {
 		return err
@@ -111,7 +111,7 @@ func (n *normaliser) nameChains(l *listenerv3.Listener) error {
 			match, err := snapshot.Canonical(c.GetFilterChainMatch())
 			switch {
 			case err != nil:
-				return fmt.Errorf("%s: %w", n.at(c), err)
+				return n.fail(c, "%w", err)
 			case c == l.GetDefaultFilterChain():
 				c.Name = "default"
 			case len(match) == 0:
@@ -121,11 +121,10 @@ func (n *normaliser) nameChains(l *listenerv3.Listener) error {
 			}
 		}
 		if err := checkLabel(c.GetName()); err != nil {
-			return fmt.Errorf("%s: the name of the filter chain: %w", n.at(c), err)
+			return n.fail(c, "the name of the filter chain: %w", err)
 		}
 		if other := seen[c.GetName()]; other != nil {
-			return fmt.Errorf("%s: a second filter chain of the listener %q is named %q or matches the same; the other stands at %s",
-				n.at(c), l.GetName(), c.GetName(), n.at(other))
+			return n.fail(c, "a second filter chain of the listener %q is named %q or matches the same; the other stands at %s", l.GetName(), c.GetName(), n.at(other))
 		}
 		seen[c.GetName()] = c
 	}
@@ -164,7 +163,7 @@ func (n *normaliser) filter(l *listenerv3.Listener, chain *listenerv3.FilterChai
 func (n *normaliser) rds(f *listenerv3.Filter, manager *hcmv3.HttpConnectionManager, rds *hcmv3.Rds) error {
 	name := rds.GetRouteConfigName()
 	if !has(n.routes, name) {
-		return fmt.Errorf("%s: rds: the proxy has no RouteConfiguration %q", n.at(rds), name)
+		return n.fail(rds, "rds: the proxy has no RouteConfiguration %q", name)
 	}
 	n.tables[name] = true
 	var err error
@@ -188,8 +187,7 @@ func (n *normaliser) overADS(owner proto.Message, s *corev3.ConfigSource, kind, 
 		n.notices = append(n.notices, n.notice(owner, NoticeSource,
 			"the %s %q comes from the snapshot over ADS, not from the file that is named here", kind, name))
 	default:
-		return nil, fmt.Errorf("%s: the %s %q has a source outside the snapshot; write config_source: {ads: {}, resource_api_version: V3}",
-			n.at(owner), kind, name)
+		return nil, n.fail(owner, "the %s %q has a source outside the snapshot; write config_source: {ads: {}, resource_api_version: V3}", kind, name)
 	}
 	return ads, nil
 }
@@ -243,8 +241,7 @@ func (n *normaliser) ambiguous(t inlineTable) bool {
 func (n *normaliser) moveTable(t inlineTable, name string) error {
 	list, other := insert(n.routes, t.table)
 	if other != nil && !(n.tables[name] && proto.Equal(other, t.table)) {
-		return fmt.Errorf("%s: the route table in the listener %q would be named %q, as the one at %s; give it another name",
-			n.at(t.table), t.listener.GetName(), name, n.at(other))
+		return n.fail(t.table, "the route table in the listener %q would be named %q, as the one at %s; give it another name", t.listener.GetName(), name, n.at(other))
 	}
 	n.routes = list
 	n.tables[name] = true
@@ -264,7 +261,7 @@ func (n *normaliser) moveTable(t inlineTable, name string) error {
 func (n *normaliser) cluster(c *clusterv3.Cluster) error {
 	if c.GetType() != clusterv3.Cluster_EDS || c.GetClusterType() != nil {
 		if c.GetEdsClusterConfig() != nil {
-			return fmt.Errorf("%s: the cluster %q has an eds_cluster_config but is not of type EDS", n.at(c), c.GetName())
+			return n.fail(c, "the cluster %q has an eds_cluster_config but is not of type EDS", c.GetName())
 		}
 		return nil
 	}
@@ -273,7 +270,7 @@ func (n *normaliser) cluster(c *clusterv3.Cluster) error {
 	}
 	name := edsName(c)
 	if !has(n.endpoints, name) {
-		return fmt.Errorf("%s: the cluster %q is of type EDS, and the proxy has no ClusterLoadAssignment %q", n.at(c), c.GetName(), name)
+		return n.fail(c, "the cluster %q is of type EDS, and the proxy has no ClusterLoadAssignment %q", c.GetName(), name)
 	}
 	var err error
 	c.EdsClusterConfig.EdsConfig, err = n.overADS(c, c.GetEdsClusterConfig().GetEdsConfig(), "ClusterLoadAssignment", name)
@@ -294,7 +291,7 @@ func edsName(c *clusterv3.Cluster) string {
 func (n *normaliser) unused() error {
 	for _, t := range n.routes {
 		if !n.tables[t.GetName()] {
-			return fmt.Errorf("%s: no listener uses the RouteConfiguration %q; name it in an rds of one, or remove it", n.at(t), t.GetName())
+			return n.fail(t, "no listener uses the RouteConfiguration %q; name it in an rds of one, or remove it", t.GetName())
 		}
 	}
 	for _, e := range n.endpoints {
@@ -303,8 +300,7 @@ func (n *normaliser) unused() error {
 			used = used || c.GetType() == clusterv3.Cluster_EDS && c.GetClusterType() == nil && edsName(c) == e.GetClusterName()
 		}
 		if !used {
-			return fmt.Errorf("%s: no EDS cluster asks for the ClusterLoadAssignment %q; its cluster_name must be the cluster's name or service_name",
-				n.at(e), e.GetClusterName())
+			return n.fail(e, "no EDS cluster asks for the ClusterLoadAssignment %q; its cluster_name must be the cluster's name or service_name", e.GetClusterName())
 		}
 	}
 	return nil
@@ -314,14 +310,14 @@ func (n *normaliser) unused() error {
 // keeps its name when others come and go.
 func (n *normaliser) nameRoutes(t *routev3.RouteConfiguration) error {
 	if len(t.GetRouteSpecifiers()) > 0 {
-		return fmt.Errorf("%s: the route table %q has route_specifiers; routes carry marks only in virtual_hosts", n.at(t), t.GetName())
+		return n.fail(t, "the route table %q has route_specifiers; routes carry marks only in virtual_hosts", t.GetName())
 	}
 	for _, vh := range t.GetVirtualHosts() {
 		if vh.GetMatcher() != nil || len(vh.GetRouteSpecifiers()) > 0 {
-			return fmt.Errorf("%s: the virtual host %q has a matcher or route_specifiers; routes carry marks only in the list routes", n.at(vh), vh.GetName())
+			return n.fail(vh, "the virtual host %q has a matcher or route_specifiers; routes carry marks only in the list routes", vh.GetName())
 		}
 		if err := checkLabel(vh.GetName()); err != nil {
-			return fmt.Errorf("%s: the name of the virtual host: %w", n.at(vh), err)
+			return n.fail(vh, "the name of the virtual host: %w", err)
 		}
 		if err := n.nameRoutesOf(t, vh); err != nil {
 			return err
@@ -338,13 +334,13 @@ func (n *normaliser) nameRoutesOf(t *routev3.RouteConfiguration, vh *routev3.Vir
 	for _, r := range vh.GetRoutes() {
 		if r.GetName() != "" {
 			if err := checkLabel(r.GetName()); err != nil {
-				return fmt.Errorf("%s: the name of the route: %w", n.at(r), err)
+				return n.fail(r, "the name of the route: %w", err)
 			}
 			continue
 		}
 		content, err := snapshot.Canonical(r)
 		if err != nil {
-			return fmt.Errorf("%s: %w", n.at(r), err)
+			return n.fail(r, "%w", err)
 		}
 		base := vh.GetName() + "-" + snapshot.Mark(snapshot.RouteMark, snapshot.RouteScope(t.GetName(), vh.GetName()), content)[:8]
 		r.Name = base

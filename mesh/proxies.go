@@ -43,6 +43,7 @@ func readProxy(r *reader, name, dir string) (*proxyConfig, error) {
 	p := &proxyConfig{
 		name: name, file: path.Join(dir, proxyFile), directions: map[string]direction{},
 		origin: map[proto.Message]position{}, packed: map[*anypb.Any]proto.Message{},
+		sources: map[string]*source{},
 	}
 	s, err := r.yaml(p.file)
 	if err != nil {
@@ -69,6 +70,7 @@ func readProxy(r *reader, name, dir string) (*proxyConfig, error) {
 		if err != nil {
 			return nil, err
 		}
+		p.sources[file] = es
 		if err := p.readResources(es); err != nil {
 			return nil, err
 		}
@@ -133,11 +135,10 @@ func (p *proxyConfig) applyDirections(s *source, declared map[string]*yaml.Node)
 			want = corev3.TrafficDirection_OUTBOUND
 		case inbound:
 		default:
-			return fmt.Errorf("%s: the listener %q is not listed in %s; add it there as inbound or outbound", p.at(l), l.GetName(), p.file)
+			return p.fail(l, "the listener %q is not listed in %s; add it there as inbound or outbound", l.GetName(), p.file)
 		}
 		if got := l.GetTrafficDirection(); got != corev3.TrafficDirection_UNSPECIFIED && got != want {
-			return fmt.Errorf("%s: the listener %q says traffic_direction %s, but %s calls it %s; make them agree",
-				p.at(l), l.GetName(), got, p.file, want)
+			return p.fail(l, "the listener %q says traffic_direction %s, but %s calls it %s; make them agree", l.GetName(), got, p.file, want)
 		}
 		l.TrafficDirection = want
 	}

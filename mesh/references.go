@@ -1,8 +1,6 @@
 package mesh
 
 import (
-	"fmt"
-
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	aggregatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/aggregate/v3"
@@ -24,12 +22,11 @@ func (p *proxyConfig) checkClusters(mesh snapshot.Mesh) func(proto.Message) erro
 	return func(m proto.Message) error {
 		for _, name := range clusterNames(m) {
 			if !known[name] {
-				return fmt.Errorf("%s: %s names the cluster %q, which the proxy does not have",
-					p.at(m), m.ProtoReflect().Descriptor().Name(), name)
+				return p.fail(m, "%s names the cluster %q, which the proxy does not have", m.ProtoReflect().Descriptor().Name(), name)
 			}
 		}
 		if g, ok := m.(*corev3.GrpcService_EnvoyGrpc); ok && !known[g.GetClusterName()] && !own[g.GetClusterName()] {
-			return fmt.Errorf("%s: envoy_grpc names the cluster %q, which the proxy does not have", p.at(m), g.GetClusterName())
+			return p.fail(m, "envoy_grpc names the cluster %q, which the proxy does not have", g.GetClusterName())
 		}
 		return nil
 	}

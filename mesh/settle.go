@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -39,7 +38,7 @@ func (p *proxyConfig) resources() []proto.Message {
 func (p *proxyConfig) settle(visit func(proto.Message) error) error {
 	for _, m := range p.resources() {
 		if err := obey(m); err != nil {
-			return fmt.Errorf("%s: %w", p.at(m), err)
+			return p.fail(m, "%w", err)
 		}
 		if err := p.walk(m.ProtoReflect(), nil, visit); err != nil {
 			return err
@@ -50,7 +49,7 @@ func (p *proxyConfig) settle(visit func(proto.Message) error) error {
 
 func (p *proxyConfig) walk(m protoreflect.Message, in protoreflect.FieldDescriptor, visit func(proto.Message) error) error {
 	if len(m.GetUnknown()) > 0 {
-		return fmt.Errorf("%s: %s has fields that this release does not know", p.at(m.Interface()), m.Descriptor().FullName())
+		return p.fail(m.Interface(), "%s has fields that this release does not know", m.Descriptor().FullName())
 	}
 	if a, ok := m.Interface().(*anypb.Any); ok {
 		return p.walkAny(a, in, visit)
@@ -109,10 +108,10 @@ func (p *proxyConfig) walkAny(a *anypb.Any, in protoreflect.FieldDescriptor, vis
 	// A Struct is data in metadata; as the configuration of an extension it
 	// would hide one that no rule here has seen.
 	if _, ok := inner.(*structpb.Struct); ok && (in == nil || in.FullName() != typedMetadata) {
-		return fmt.Errorf("%s: %q hides the configuration's own type; write that type and its fields", p.at(a), a.GetTypeUrl())
+		return p.fail(a, "%q hides the configuration's own type; write that type and its fields", a.GetTypeUrl())
 	}
 	if err := obey(inner); err != nil {
-		return fmt.Errorf("%s: %w", p.at(a), err)
+		return p.fail(a, "%w", err)
 	}
 	if err := p.walk(inner.ProtoReflect(), nil, visit); err != nil {
 		return err
@@ -132,8 +131,7 @@ func (p *proxyConfig) refuseMarks(m proto.Message) error {
 	_, plain := md.GetFilterMetadata()[snapshot.MetadataNamespace]
 	_, typed := md.GetTypedFilterMetadata()[snapshot.MetadataNamespace]
 	if plain || typed {
-		return fmt.Errorf("%s: metadata: the namespace %q belongs to the build, which writes the mark there; remove it",
-			p.at(m), snapshot.MetadataNamespace)
+		return p.fail(m, "metadata: the namespace %q belongs to the build, which writes the mark there; remove it", snapshot.MetadataNamespace)
 	}
 	return nil
 }
