@@ -2,6 +2,7 @@ package extauthz
 
 import (
 	"net/netip"
+	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -65,13 +66,8 @@ func plain(s netip.AddrPort) netip.AddrPort {
 // agreeText reports whether a local address in Envoy's text form,
 // "127.0.0.1:80", "[::1]:80" or the path of a Unix socket, is one of a.
 func (a addresses) agreeText(local string) bool {
-	if a.rewritten {
+	if a.rewritten || slices.Contains(a.pipes, local) {
 		return true
-	}
-	for _, p := range a.pipes {
-		if p == local {
-			return true
-		}
 	}
 	s, err := netip.ParseAddrPort(local)
 	return err == nil && a.agreeSocket(plain(s))
@@ -79,18 +75,18 @@ func (a addresses) agreeText(local string) bool {
 
 // agree is agreeText for an address as a CheckRequest states it.
 func (a addresses) agree(local *corev3.Address) bool {
-	if path := local.GetPipe().GetPath(); path != "" {
-		return a.agreeText(path)
+	if a.rewritten {
+		return true
+	}
+	if p := local.GetPipe(); p != nil {
+		return slices.Contains(a.pipes, p.GetPath())
 	}
 	s, ok := socket(local)
-	return a.rewritten || ok && a.agreeSocket(s)
+	return ok && a.agreeSocket(s)
 }
 
 func (a addresses) agreeSocket(s netip.AddrPort) bool {
-	for _, b := range a.sockets {
-		if b.Port() == s.Port() && (b.Addr().IsUnspecified() || b.Addr() == s.Addr()) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(a.sockets, func(b netip.AddrPort) bool {
+		return b.Port() == s.Port() && (b.Addr().IsUnspecified() || b.Addr() == s.Addr())
+	})
 }

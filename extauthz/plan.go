@@ -113,20 +113,28 @@ const maxSuperseded = 16
 // Adopt puts a plan in force. From the next request on it alone decides about
 // identity, digests and policy; the marks of the plan that it supersedes are
 // accepted for the new mesh's Grace, so that proxies have the time to follow.
+// A renewed statement of the same root supersedes nothing.
 func (s *Server) Adopt(p *Plan) {
 	s.adopting.Lock()
 	defer s.adopting.Unlock()
 	next := &force{plan: p}
-	if before := s.force.Load(); before != nil && before.plan != nil {
-		now := s.config.Now()
-		next.superseded = append(next.superseded, superseded{before.plan, now})
-		for _, old := range before.superseded {
-			if p != nil && now.Before(old.since.Add(p.mesh.Grace)) && len(next.superseded) < maxSuperseded {
-				next.superseded = append(next.superseded, old)
-			}
-		}
+	if before := s.force.Load(); before != nil && before.plan != nil && p != nil {
+		next.superseded = before.followedBy(p, s.config.Now())
 	}
 	s.force.Store(next)
+}
+
+func (f *force) followedBy(p *Plan, now time.Time) []superseded {
+	all := f.superseded
+	if f.plan.statement.Root != p.statement.Root {
+		all = append([]superseded{{f.plan, now}}, all...)
+	}
+	all = slices.DeleteFunc(slices.Clone(all), func(o superseded) bool { return !o.lends(p.mesh.Grace, now) })
+	return all[:min(len(all), maxSuperseded)]
+}
+
+func (o superseded) lends(grace time.Duration, now time.Time) bool {
+	return now.Before(o.since.Add(grace))
 }
 
 // marks are the indexes of one proxy whose marks are accepted at this moment.
@@ -135,7 +143,7 @@ func (s *Server) Adopt(p *Plan) {
 func (f *force) marks(x *index, now time.Time) indexes {
 	all := indexes{x}
 	for _, old := range f.superseded {
-		if !now.Before(old.since.Add(f.plan.mesh.Grace)) {
+		if !old.lends(f.plan.mesh.Grace, now) {
 			continue
 		}
 		if o, ok := old.plan.proxies[x.proxy.Name]; ok && o.proxy.ID == x.proxy.ID {

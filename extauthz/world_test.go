@@ -164,6 +164,12 @@ func (w *world) svid(base string, digest identity.Digest, opts ...identitytest.O
 	return w.shop.SVID(w.t, full.String(), opts...)
 }
 
+// partnerCertificate is that of the federated client.
+func (w *world) partnerCertificate() string {
+	w.t.Helper()
+	return identitytest.Envoy(w.partner.SVID(w.t, "spiffe://partner.test/client/sha256/"+image("client-1").Hex()))
+}
+
 // serve runs a gRPC server on a Unix socket and returns the socket's path.
 func (w *world) serve(name string, creds credentials.TransportCredentials) string {
 	w.t.Helper()
