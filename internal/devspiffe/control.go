@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -106,7 +107,7 @@ func enlist(ctx context.Context, dir, name string) (net.Conn, string, error) {
 		err = readLine(conn, &r)
 	}
 	if err == nil && r.Error != "" {
-		err = refusal(r.Error)
+		err = errors.New(r.Error)
 	}
 	if err != nil {
 		conn.Close()
@@ -114,11 +115,6 @@ func enlist(ctx context.Context, dir, name string) (net.Conn, string, error) {
 	}
 	return conn, r.ID, nil
 }
-
-// refusal is the server's word that it will not have this unit.
-type refusal string
-
-func (r refusal) Error() string { return string(r) }
 
 func writeLine(w io.Writer, v any) error {
 	data, err := json.Marshal(v)
