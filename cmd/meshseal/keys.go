@@ -17,21 +17,14 @@ func keygenCommand() *cobra.Command {
 		Short: "Make a signing key: FILE (mode 0600) and FILE.pub",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			private, public, err := snapshot.GenerateKey(snapshot.KeyType(kind))
+			key, err := snapshot.GenerateKey(snapshot.Algorithm(kind))
 			if err != nil {
 				return err
 			}
-			if err := createFile(out, private, 0o600); err != nil {
+			if err := snapshot.WriteKeyFiles(out, key); err != nil {
 				return err
 			}
-			if err := createFile(out+".pub", public, 0o644); err != nil {
-				return err
-			}
-			key, err := snapshot.ParsePublicKey(public)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(c.ErrOrStderr(), "wrote %s (keep it secret) and %s.pub, key id %s\n", out, out, key.ID())
+			fmt.Fprintf(c.ErrOrStderr(), "wrote %s (keep it secret) and %s.pub, key id %s\n", out, out, key.Public().ID())
 			return nil
 		},
 	}
@@ -39,20 +32,6 @@ func keygenCommand() *cobra.Command {
 	c.Flags().StringVar(&kind, "type", string(snapshot.Ed25519), "ed25519 or ecdsa-p256")
 	_ = c.MarkFlagRequired("out")
 	return c
-}
-
-// createFile writes a file that must not exist yet: a key is never
-// overwritten.
-func createFile(path string, data []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }
 
 func digestCommand() *cobra.Command {

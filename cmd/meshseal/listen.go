@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 
 	"meshseal/extauthz"
 	"meshseal/identity"
@@ -76,14 +75,12 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 	} else {
 		creds = credentials.NewTLS(identity.ServerTLS(self.certificate, self.bundles, time.Now))
 	}
-	l.server = grpc.NewServer(
+	l.server = grpc.NewServer(append(xds.ServerOptions(),
 		grpc.Creds(creds),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(10_000),
 		grpc.ConnectionTimeout(10*time.Second),
-	)
+	)...)
 	return l, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"time"
@@ -73,7 +74,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
 
-	self, err := openIdentity(ctx, config.Identity)
+	self, err := openIdentity(ctx, config.Identity, log)
 	if err != nil {
 		return err
 	}
@@ -87,16 +88,19 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	authz, err := extauthz.New(extauthz.Config{
 		Bundles:         self.bundles,
 		Now:             time.Now,
-		Records:         records,
+		Records:         extauthz.NewLines(records),
 		AllowUnrecorded: config.Records.OnFailure == "allow",
+		Labels:          map[string]string{"id": instance(), "version": version()},
 		Deadline:        config.Deadline,
 		Tracer:          tracing.Tracer(),
-		Observe:         metrics.Check,
+		Observe: func(d extauthz.Decision, took time.Duration) {
+			metrics.Check(d.Word(), string(d.Reason()), took)
+		},
 	})
 	if err != nil {
 		return err
 	}
-	control, err := xds.New(xds.Config{Bundles: self.bundles, Now: time.Now, Events: &xdsEvents{metrics: metrics, log: log}})
+	control, err := xds.New(xds.Config{Bundles: self.bundles, Now: time.Now, Events: xdsEvents(metrics, log)})
 	if err != nil {
 		return err
 	}
@@ -156,15 +160,15 @@ func drain(ctx context.Context, wait time.Duration, listeners []*grpcListener, w
 }
 
 // openRecords opens the place for decision records. A file is appended to.
-func openRecords(c recordsConfig) (*extauthz.Writer, error) {
+func openRecords(c recordsConfig) (io.WriteCloser, error) {
 	if c.Path == "-" {
-		return extauthz.NewWriter(nopCloser{os.Stdout}), nil
+		return nopCloser{os.Stdout}, nil
 	}
 	f, err := os.OpenFile(c.Path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("records: %w", err)
 	}
-	return extauthz.NewWriter(f), nil
+	return f, nil
 }
 
 type nopCloser struct{ *os.File }
@@ -175,12 +179,14 @@ func (nopCloser) Close() error { return nil }
 type self struct {
 	certificate func() (*tls.Certificate, error)
 	bundles     func() *identity.TrustBundles
-	close       func() error
+	close       func()
 }
 
-func openIdentity(ctx context.Context, c identityConfig) (*self, error) {
+func openIdentity(ctx context.Context, c identityConfig, log *slog.Logger) (*self, error) {
 	if c.WorkloadAPI != "" {
-		source, err := spire.Open(ctx, spire.Config{Address: c.WorkloadAPI})
+		source, err := spire.Open(ctx, spire.Config{Address: c.WorkloadAPI, OnError: func(err error) {
+			log.Warn("workload API; what it sent last stays in force", "error", err)
+		}})
 		if err != nil {
 			return nil, fmt.Errorf("identity.workload_api: %w", err)
 		}
@@ -192,7 +198,7 @@ func openIdentity(ctx context.Context, c identityConfig) (*self, error) {
 	}
 	s := &self{
 		bundles: func() *identity.TrustBundles { return bundles },
-		close:   func() error { return nil },
+		close:   func() {},
 	}
 	if c.Certificate != "" {
 		// Read at every handshake, so that a renewed certificate needs no
@@ -234,7 +240,33 @@ func openSource(c *serveConfig, log *slog.Logger) (source, snapshot.Trust, error
 }
 
 // xdsEvents turns what happens on xDS streams into metrics and log lines.
-type xdsEvents struct {
-	metrics *telemetry.Metrics
-	log     *slog.Logger
+func xdsEvents(metrics *telemetry.Metrics, log *slog.Logger) xds.Events {
+	return func(e xds.Event) {
+		who := slog.Group("proxy", "name", e.Proxy, "id", e.ID)
+		switch e.Kind {
+		case xds.EventConnected:
+			metrics.ProxyConnected()
+			log.Info("proxy connected", who)
+		case xds.EventDisconnected:
+			metrics.ProxyDisconnected()
+			log.Info("proxy disconnected", who, "reason", e.Err)
+		case xds.EventAck:
+			metrics.Ack(e.Type.Short())
+		case xds.EventNack:
+			metrics.Nack(e.Type.Short())
+			log.Error("a proxy rejected a response; what it serves is not known", who, "type", e.Type.Short(), "root", e.Root, "text", e.Nack.Text)
+		case xds.EventDenied:
+			metrics.StreamDenied()
+			log.Warn("an xDS stream was denied", who, "reason", e.Err)
+		}
+	}
+}
+
+// instance names this process in records: the host's name.
+func instance() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "unknown"
+	}
+	return name
 }

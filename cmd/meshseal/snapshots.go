@@ -95,7 +95,7 @@ usage or an unreadable file.`,
 			if err != nil {
 				return err
 			}
-			data, err := readBounded(args[0], snapshot.MaxFile)
+			data, err := snapshot.ReadFile(args[0])
 			if err != nil {
 				return err
 			}
@@ -154,13 +154,9 @@ func verify(w io.Writer, data []byte, trust snapshot.Trust, rebuild string) veri
 func readTrust(files []string, threshold int) (snapshot.Trust, error) {
 	var keys []snapshot.PublicKey
 	for _, name := range files {
-		data, err := readBounded(name, 1<<16)
+		key, err := snapshot.ReadPublicKey(name)
 		if err != nil {
 			return snapshot.Trust{}, err
-		}
-		key, err := snapshot.ParsePublicKey(data)
-		if err != nil {
-			return snapshot.Trust{}, fmt.Errorf("%s: %w", name, err)
 		}
 		keys = append(keys, key)
 	}
@@ -169,7 +165,7 @@ func readTrust(files []string, threshold int) (snapshot.Trust, error) {
 
 // readDraft reads a snapshot file without verifying any signature.
 func readDraft(name string) (*snapshot.Draft, error) {
-	data, err := readBounded(name, snapshot.MaxFile)
+	data, err := snapshot.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}

@@ -51,17 +51,20 @@ func (a *adopter) adopt(candidate *snapshot.Snapshot) error {
 	return nil
 }
 
-// restore puts what an earlier run of the server adopted into force again. A
-// snapshot that has expired since is served, and every request on it denied
-// as expired, until a newer statement comes.
+// restore puts what an earlier run of the server adopted into force again, as
+// if it had run on. A snapshot that has expired since is served, and every
+// request on it denied as expired, until a newer statement comes. One that was
+// issued in the future by this machine's clock is not: the clock is wrong.
 func (a *adopter) restore(trust snapshot.Trust, now time.Time) error {
 	kept, high, err := a.store.Load(trust, now)
-	expired := errors.Is(err, snapshot.ErrExpired)
-	if err != nil && !expired {
+	if kept == nil && err != nil {
 		return fmt.Errorf("the snapshot kept in the state folder: %w", err)
 	}
 	a.high = high
-	if kept == nil {
+	if err != nil {
+		a.log.Error("the snapshot kept in the state folder is past its time", "code", snapshot.Code(err), "error", err)
+	}
+	if kept == nil || errors.Is(err, snapshot.ErrNotYetValid) {
 		return nil
 	}
 	plan, err := a.authz.Prepare(kept)
@@ -69,7 +72,7 @@ func (a *adopter) restore(trust snapshot.Trust, now time.Time) error {
 		return fmt.Errorf("prepare the snapshot kept in the state folder: %w", err)
 	}
 	a.serve(kept, plan)
-	a.log.Info("snapshot in force, from the state folder", "root", kept.Root(), "sequence", kept.Statement().Sequence, "expired", expired)
+	a.log.Info("snapshot in force, from the state folder", "root", kept.Root(), "sequence", kept.Statement().Sequence)
 	return nil
 }
 
@@ -77,7 +80,7 @@ func (a *adopter) serve(s *snapshot.Snapshot, plan *extauthz.Plan) {
 	a.authz.Adopt(plan)
 	a.xds.Adopt(s)
 	a.current.Store(s)
-	a.high = snapshot.HighOf(s)
+	a.high = s.High()
 	st := s.Statement()
 	a.metrics.SnapshotInForce(s.Root().String(), st.Commit, st.Sequence, st.Expires)
 }
@@ -104,7 +107,7 @@ func (f *fileFollower) next(_ context.Context, current *snapshot.Snapshot, now t
 	if f.same != nil && os.SameFile(f.same, info) && f.same.ModTime().Equal(info.ModTime()) && f.same.Size() == info.Size() {
 		return nil, nil
 	}
-	data, err := readBounded(f.path, snapshot.MaxFile)
+	data, err := snapshot.ReadFile(f.path)
 	if err != nil {
 		return nil, err
 	}
@@ -128,24 +131,24 @@ type gitFollower struct {
 }
 
 func (g *gitFollower) next(_ context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
-	source, err := gitsource.Open(g.repository, g.revision)
+	hash, err := gitsource.Resolve(g.repository, g.revision)
+	if err != nil {
+		return nil, err
+	}
+	if current != nil && current.Statement().Commit == hash {
+		if now.Before(halfway(current.Statement())) {
+			return nil, nil
+		}
+		return g.renew(current, now)
+	}
+	source, err := gitsource.Open(g.repository, hash)
 	if err != nil {
 		return nil, err
 	}
 	opts := snapshot.SignOptions{Now: now}
 	if current != nil {
 		st := current.Statement()
-		if source.Commit().Hash == st.Commit {
-			if now.Before(halfway(st)) {
-				return nil, nil
-			}
-			return g.renew(current, now)
-		}
-		descends, err := source.DescendsFrom(st.Commit)
-		if err != nil {
-			return nil, err
-		}
-		if !descends {
+		if !source.Descends(st.Commit) {
 			return nil, fmt.Errorf("%s names commit %s, which does not descend from %s, the commit in force: history was rewritten or the reference moved back; go back with git revert", g.revision, source.Commit().Hash, st.Commit)
 		}
 		opts.Previous = current.Root()
@@ -162,11 +165,7 @@ func (g *gitFollower) next(_ context.Context, current *snapshot.Snapshot, now ti
 
 // renew issues a new statement for the content in force.
 func (g *gitFollower) renew(current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
-	draft, err := snapshot.Parse(current.Bytes())
-	if err != nil {
-		return nil, err
-	}
-	return g.sign(draft, snapshot.SignOptions{Now: now, Renew: true, Previous: current.Statement().Previous})
+	return g.sign(current.Draft(), snapshot.SignOptions{Now: now, Renew: true, Previous: current.Statement().Previous})
 }
 
 // sign signs a draft and reads the result back through the one verifier.

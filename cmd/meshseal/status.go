@@ -117,7 +117,7 @@ func (s *status) healthy() bool {
 		return false
 	}
 	for _, p := range s.Proxies {
-		if p.State == xds.StateMixed {
+		if p.State == xds.Mixed {
 			return false
 		}
 	}
@@ -147,12 +147,14 @@ func writeStatus(w io.Writer, s *status) error {
 	fmt.Fprintln(t, "PROXY\tSTATE\tTYPE\tACKNOWLEDGED\tNACK")
 	for _, p := range s.Proxies {
 		fmt.Fprintf(t, "%s\t%s\t\t\t\n", p.Proxy, p.State)
-		for _, ty := range p.Types {
-			nack := ""
-			if ty.Nack != nil {
-				nack = ty.Nack.Text
+		for _, stream := range p.Streams {
+			for _, ty := range stream.Types {
+				nack := ""
+				if ty.Nack != nil {
+					nack = ty.Nack.Text
+				}
+				fmt.Fprintf(t, "\t%s\t%s\t%s\t%s\n", ty.State, ty.Type.Short(), ty.Acked, nack)
 			}
-			fmt.Fprintf(t, "\t\t%s\t%s\t%s\n", ty.Type, ty.Acked, nack)
 		}
 	}
 	return t.Flush()

@@ -1,0 +1,8 @@
+package mesh
+
+import "fmt"
+
+// String is the notice on one line, as a compiler writes a warning.
+func (n Notice) String() string {
+	return fmt.Sprintf("%s: %s: %s", position{file: n.File, line: n.Line}, n.Code, n.Text)
+}
