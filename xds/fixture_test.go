@@ -115,6 +115,7 @@ type bench struct {
 	// options are those of the gRPC servers.
 	options []grpc.ServerOption
 	served  sync.WaitGroup
+	once    sync.Once
 
 	mu     sync.Mutex
 	events []Event
@@ -169,11 +170,13 @@ func (b *bench) listen(network, address string, creds credentials.TransportCrede
 }
 
 func (b *bench) stop() {
-	b.Close()
-	for _, srv := range b.grpc {
-		srv.Stop()
-	}
-	b.served.Wait()
+	b.once.Do(func() {
+		b.Close()
+		for _, srv := range b.grpc {
+			srv.Stop()
+		}
+		b.served.Wait()
+	})
 }
 
 func (b *bench) note(e Event) {

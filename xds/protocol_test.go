@@ -215,7 +215,7 @@ func TestLyingInitialVersions(t *testing.T) {
 	}})
 	// What it cannot have is taken from it, what it should have is sent.
 	s.Next(cds).Equals(cluster("a"), cluster("b")).Removed().Ack()
-	s.Next(cds).Equals().Removed("", "theirs").Ack()
+	s.Next(cds).Equals().Removed("theirs").Ack()
 	s.Quiet()
 	// Saying that it has what it has not only keeps that from itself.
 	web, _ := snap.Proxy("web")

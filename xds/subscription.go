@@ -14,11 +14,12 @@ import (
 // Bounds of what one stream may make the server remember. What exists in the
 // snapshot is always accepted; the bounds are on what does not.
 const (
-	maxName        = 4096 // bytes of a resource's name, as in a snapshot
-	maxTypeURL     = 256  // bytes
-	maxAbsent      = 1000 // names a type that the snapshot does not have
-	maxOtherTypes  = 16   // types that no snapshot holds
-	maxOutstanding = 64   // responses a type that were neither ACKed nor NACKed
+	maxName        = 4096   // bytes of a resource's name, as in a snapshot
+	maxTypeURL     = 256    // bytes
+	maxAbsent      = 1000   // names a type that the snapshot does not have
+	maxForeign     = 20_000 // versions a type that a client has and the snapshot does not
+	maxOtherTypes  = 16     // types that no snapshot holds
+	maxOutstanding = 64     // responses a type that were neither ACKed nor NACKed
 )
 
 const wildcard = "*"
@@ -119,7 +120,7 @@ func (sub *subscription) subscribe(req *discoveryv3.DeltaDiscoveryRequest, set r
 		sub.remove(name)
 	}
 	if firstRequest {
-		sub.claim(req.GetInitialResourceVersions(), set)
+		return sub.claim(req.GetInitialResourceVersions(), set)
 	}
 	return nil
 }
@@ -174,21 +175,22 @@ func (sub *subscription) drop(name string) {
 // claim takes over what a client that comes back says it holds. A version that
 // is this server's own counts as acknowledged, so it is not sent; that is all
 // that a lie can bring about. Any other is replaced or removed.
-func (sub *subscription) claim(versions map[string]string, set resourceSet) {
-	budget := len(set.list) + maxAbsent
+func (sub *subscription) claim(versions map[string]string, set resourceSet) error {
+	foreign := 0
 	for name, version := range versions {
-		if !sub.wants(name) || len(name) > maxName {
+		if !sub.wants(name) || name == "" || len(name) > maxName {
 			continue
 		}
 		if r := set.byName[name]; r != nil && r.version == version {
 			sub.entries[r.name] = &entry{version: r.version, state: stateAcked, may: []*resource{r}}
 			continue
 		}
-		if budget--; budget < 0 {
-			continue
+		if foreign++; foreign > maxForeign {
+			return refusal(codes.ResourceExhausted, "the client has more than %d resources of type %s that the snapshot in force does not have: restart it", maxForeign, sub.typ)
 		}
 		sub.entries[strings.Clone(name)] = &entry{version: claimed, state: stateAcked, foreign: true}
 	}
+	return nil
 }
 
 // claimed stands for a version that the client has and this server does not
@@ -281,7 +283,7 @@ func (sub *subscription) reject(o *outstanding, text string, now time.Time) *Nac
 func names(text, name string) bool {
 	for from := 0; ; {
 		i := strings.Index(text[from:], name)
-		if i < 0 {
+		if i < 0 || name == "" {
 			return false
 		}
 		start, end := from+i, from+i+len(name)
