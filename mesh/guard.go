@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-
 	"meshseal/policies"
 	"meshseal/snapshot"
 )
@@ -153,4 +152,3 @@ func (j *judgement) notices() []Notice {
 	}
 	return out
 }
-
