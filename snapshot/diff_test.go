@@ -1,0 +1,87 @@
+package snapshot
+
+import (
+	"testing"
+	"time"
+
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestDiff(t *testing.T) {
+	a, c := build(t, shop(t), testCommit), shop(t)
+	if d := Diff(a, build(t, c, testCommit)); d != nil {
+		t.Errorf("no change: %v", d)
+	}
+	web := &c.Proxies[1]
+	web.Entries[1] = put(t, &c, ListenerType, "out", &listenerv3.Listener{Name: "out", StatPrefix: "new"})
+	web.Entries = append(web.Entries, put(t, &c, ListenerType, "more", &listenerv3.Listener{Name: "more"}))
+	c.Proxies[0].Name, c.Proxies[0].Workload = "orders-2", ""
+	c.Mesh.Grace = time.Second
+	c.Policies[0].Data = []byte("package envoy.authz\n")
+	c.Policies = append(c.Policies[:1], File{Path: "policies/new.rego"})
+	c.Waivers[0].Until = now.Add(48 * time.Hour)
+	c.Waivers = append(c.Waivers, Waiver{Rule: "A", Proxy: "web", Resource: "r", Reason: "x", Until: now})
+	c.Workloads[1].Revoked = []Digest{image("web-1"), image("web-0")}
+	c.Workloads = append(c.Workloads, Workload{Name: "new", ID: id("/new")})
+	b := build(t, c, testCommit)
+
+	var got []string
+	for _, change := range Diff(a, b) {
+		change.Before, change.After = clipDigest(change.Before), clipDigest(change.After)
+		got = append(got, change.String())
+	}
+	want := []string{
+		`changed mesh "grace": 1m0s -> 1s`,
+		`changed policy "policies/allow.rego": sha256:… -> sha256:…`,
+		`removed policy "policies/data.json"`,
+		`added policy "policies/new.rego"`,
+		`removed proxy "orders"`,
+		`removed resource envoy.config.cluster.v3.Cluster "orders" of proxy "orders"`,
+		`removed resource envoy.config.listener.v3.Listener "in" of proxy "orders"`,
+		`added proxy "orders-2"`,
+		`added resource envoy.config.cluster.v3.Cluster "orders" of proxy "orders-2"`,
+		`added resource envoy.config.listener.v3.Listener "in" of proxy "orders-2"`,
+		`added resource envoy.config.listener.v3.Listener "more" of proxy "web"`,
+		`changed resource envoy.config.listener.v3.Listener "out" of proxy "web": sha256:… -> sha256:…`,
+		`added waiver "A r" of proxy "web"`,
+		`changed waiver "OPEN_LISTENER health" of proxy "web", until: 2031-05-05T03:02:01Z -> 2031-05-06T03:02:01Z`,
+		`added workload "new"`,
+		`changed workload "web", revoked: sha256:… -> sha256:…`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	// Back again: the same changes the other way.
+	back := Diff(b, a)
+	if len(back) != len(want) {
+		t.Errorf("%d changes back, %d forth", len(back), len(want))
+	}
+	for _, change := range back {
+		if change.Kind == ProxyChange && change.Name == "orders" && change.Op != Added {
+			t.Error(change)
+		}
+	}
+}
+
+func clipDigest(s string) string {
+	if len(s) > 70 && s[:7] == "sha256:" || len(s) == 71 {
+		return "sha256:…"
+	}
+	return s
+}
+
+// A proxy that changes its identity or its workload stays the same proxy.
+func TestDiffOfAProxy(t *testing.T) {
+	c := shop(t)
+	c.Proxies[1].ID, c.Proxies[1].Workload = id("/web-2"), ""
+	got := Diff(build(t, shop(t), testCommit), build(t, c, testCommit))
+	want := []Change{
+		{Kind: ProxyChange, Op: Changed, Name: "web", Field: "id", Before: "spiffe://shop.test/web", After: "spiffe://shop.test/web-2"},
+		{Kind: ProxyChange, Op: Changed, Name: "web", Field: "workload", Before: "web"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
