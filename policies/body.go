@@ -112,6 +112,9 @@ func parseMultipart(payload, boundary string) (any, error) {
 	for n := 0; ; n++ {
 		part, err := reader.NextPart()
 		if errors.Is(err, io.EOF) {
+			if !strings.Contains(payload, "--"+boundary+"--") {
+				return nil, errors.New("the closing boundary is missing")
+			}
 			return out, nil
 		}
 		if err != nil {
