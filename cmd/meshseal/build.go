@@ -80,6 +80,7 @@ func buildCommit(w io.Writer, repo, revision string) (*snapshot.Draft, error) {
 }
 
 func testCommand() *cobra.Command {
+	var format *output
 	var repo, commit, pattern string
 	c := &cobra.Command{
 		Use:   "test",
@@ -89,7 +90,6 @@ has. It reads the work tree, so that a policy can be tested before it is
 committed; --commit reads a commit instead.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			format, _ := c.Flags().GetString("output")
 			fsys := os.DirFS(repo)
 			if commit != "" {
 				source, err := gitsource.Open(repo, commit)
@@ -106,8 +106,7 @@ committed; --commit reads a commit instead.`,
 			if err != nil {
 				return err
 			}
-			o := output(format)
-			if err := o.write(c.OutOrStdout(), report, func(w io.Writer) error { return writeTestReport(w, report) }); err != nil {
+			if err := format.write(c.OutOrStdout(), report, func(w io.Writer) error { return writeTestReport(w, report) }); err != nil {
 				return err
 			}
 			if report.Failed() > 0 {
@@ -122,7 +121,7 @@ committed; --commit reads a commit instead.`,
 	c.Flags().StringVar(&repo, "repo", ".", "the mesh repository")
 	c.Flags().StringVar(&commit, "commit", "", "test this commit instead of the work tree")
 	c.Flags().StringVar(&pattern, "run", "", "only tests whose full name matches this regular expression")
-	outputFlag(c)
+	format = outputFlag(c)
 	return c
 }
 

@@ -75,6 +75,7 @@ type verification struct {
 }
 
 func verifyCommand() *cobra.Command {
+	var format *output
 	var keys []string
 	var threshold int
 	var rebuild string
@@ -90,7 +91,6 @@ Exit codes: 0 verified; 1 not verified, the reason's code on stderr; 2 wrong
 usage or an unreadable file.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			format, _ := c.Flags().GetString("output")
 			trust, err := readTrust(keys, threshold)
 			if err != nil {
 				return err
@@ -100,8 +100,7 @@ usage or an unreadable file.`,
 				return err
 			}
 			v := verify(c.ErrOrStderr(), data, trust, rebuild)
-			o := output(format)
-			if err := o.write(c.OutOrStdout(), v, func(w io.Writer) error {
+			if err := format.write(c.OutOrStdout(), v, func(w io.Writer) error {
 				if v.Verified {
 					fmt.Fprintln(w, "verified", v.Root)
 				}
@@ -119,7 +118,7 @@ usage or an unreadable file.`,
 	c.Flags().IntVar(&threshold, "threshold", 1, "how many of the keys must have signed")
 	c.Flags().StringVar(&rebuild, "rebuild", "", "build the commit again from this Git repository and compare the root")
 	_ = c.MarkFlagRequired("key")
-	outputFlag(c)
+	format = outputFlag(c)
 	return c
 }
 
@@ -189,12 +188,12 @@ type summary struct {
 }
 
 func showCommand() *cobra.Command {
+	var format *output
 	c := &cobra.Command{
 		Use:   "show FILE",
 		Short: "Show what a snapshot holds; verify proves it",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			format, _ := c.Flags().GetString("output")
 			d, err := readDraft(args[0])
 			if err != nil {
 				return err
@@ -206,11 +205,10 @@ func showCommand() *cobra.Command {
 			for _, f := range d.Policies() {
 				s.Policies = append(s.Policies, f.Path)
 			}
-			o := output(format)
-			return o.write(c.OutOrStdout(), s, func(w io.Writer) error { return writeSummary(w, s) })
+			return format.write(c.OutOrStdout(), s, func(w io.Writer) error { return writeSummary(w, s) })
 		},
 	}
-	outputFlag(c)
+	format = outputFlag(c)
 	return c
 }
 
@@ -246,13 +244,13 @@ func writeSummary(w io.Writer, s summary) error {
 }
 
 func diffCommand() *cobra.Command {
+	var format *output
 	c := &cobra.Command{
 		Use:   "diff A B",
 		Short: "Show what differs between two snapshots",
 		Long:  "Show what differs between the snapshot files A and B. Exit codes: 0 the same, 1 different.",
 		Args:  cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			format, _ := c.Flags().GetString("output")
 			a, err := readDraft(args[0])
 			if err != nil {
 				return err
@@ -262,8 +260,7 @@ func diffCommand() *cobra.Command {
 				return err
 			}
 			changes := snapshot.Diff(a, b)
-			o := output(format)
-			if err := o.write(c.OutOrStdout(), changes, func(w io.Writer) error {
+			if err := format.write(c.OutOrStdout(), changes, func(w io.Writer) error {
 				for _, change := range changes {
 					fmt.Fprintln(w, change)
 				}
@@ -280,6 +277,6 @@ func diffCommand() *cobra.Command {
 			return nil
 		},
 	}
-	outputFlag(c)
+	format = outputFlag(c)
 	return c
 }

@@ -46,6 +46,7 @@ type sourceStatus struct {
 }
 
 func statusCommand() *cobra.Command {
+	var format *output
 	var address string
 	var timeout time.Duration
 	c := &cobra.Command{
@@ -56,15 +57,13 @@ Exit codes: 0 all connected proxies run the snapshot in force; 1 something
 does not, or the snapshot has expired; 2 the server cannot be asked.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			format, _ := c.Flags().GetString("output")
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()
 			s, err := fetchStatus(ctx, address)
 			if err != nil {
 				return err
 			}
-			o := output(format)
-			if err := o.write(c.OutOrStdout(), s, func(w io.Writer) error { return writeStatus(w, s) }); err != nil {
+			if err := format.write(c.OutOrStdout(), s, func(w io.Writer) error { return writeStatus(w, s) }); err != nil {
 				return err
 			}
 			if !s.healthy() {
@@ -75,7 +74,7 @@ does not, or the snapshot has expired; 2 the server cannot be asked.`,
 	}
 	c.Flags().StringVar(&address, "address", "http://127.0.0.1:19000", "the server's http address: http://host:port or unix:///path")
 	c.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the answer")
-	outputFlag(c)
+	format = outputFlag(c)
 	return c
 }
 
