@@ -45,7 +45,12 @@ func Start(t T, cmd *exec.Cmd) *Process {
 		p.err = cmd.Wait()
 		close(p.done)
 	}()
-	t.Cleanup(func() { p.Stop() })
+	t.Cleanup(func() {
+		_ = p.Stop()
+		if f, ok := t.(interface{ Failed() bool }); ok && f.Failed() {
+			t.Logf("the end of what %s wrote:\n%s", filepath.Base(cmd.Path), p.Tail())
+		}
+	})
 	return p
 }
 
