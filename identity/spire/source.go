@@ -32,8 +32,11 @@ type Config struct {
 	// Address is the Workload API's socket as unix:///path. Plain TCP is
 	// refused: whoever answers there would choose whom meshseal trusts.
 	Address string
+	// OnUpdate, if set, is called when a newer SVID and bundles are in force,
+	// the first ones included.
+	OnUpdate func()
 	// OnError, if set, is told what went wrong while what was received before
-	// stays in force. It is called from one goroutine and must not block.
+	// stays in force. Both are called from one goroutine and must not block.
 	OnError func(error)
 }
 
@@ -138,6 +141,9 @@ func (s watcher) OnX509ContextUpdate(c *workloadapi.X509Context) {
 	}
 	s.state.Store(next)
 	s.first.Do(func() { close(s.ready) })
+	if s.config.OnUpdate != nil {
+		s.config.OnUpdate()
+	}
 }
 
 // OnX509ContextWatchError keeps what there is.

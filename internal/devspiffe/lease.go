@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -18,6 +19,7 @@ type lease struct {
 	caller  *caller
 	unit    *unit
 	digest  identity.Digest
+	id      spiffeid.ID // of the SVID: the unit's with the digest
 	changed <-chan struct{}
 }
 
@@ -33,7 +35,11 @@ func (s *Server) attest(ctx context.Context) (*lease, error) {
 		s.config.Log("dev spiffe: no identity issued: " + err.Error())
 		return nil, status.Errorf(codes.PermissionDenied, "no identity issued: %v", err)
 	}
-	l := &lease{server: s, caller: c, unit: u, digest: d}
+	id, err := identity.WithDigest(u.base, d)
+	if err != nil {
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	l := &lease{server: s, caller: c, unit: u, digest: d, id: id}
 	if err := l.watch(); err != nil {
 		return nil, err
 	}
@@ -53,28 +59,29 @@ func (l *lease) watch() error {
 
 // issue makes an SVID of what was attested.
 func (l *lease) issue() (svid, error) {
-	id, err := identity.WithDigest(l.unit.base, l.digest)
+	issued, err := l.server.ca.issue(l.id, l.server.config.Now(), l.server.config.Lifetime)
 	if err != nil {
 		return svid{}, status.Error(codes.Internal, err.Error())
 	}
-	issued, err := l.server.ca.issue(id, l.server.config.Now(), l.server.config.Lifetime)
-	if err != nil {
-		return svid{}, status.Error(codes.Internal, err.Error())
-	}
-	l.server.config.Log(fmt.Sprintf("dev spiffe: issued %s to process %d", id, l.caller.pid))
+	l.server.config.Log(fmt.Sprintf("dev spiffe: issued %s to process %d", l.id, l.caller.pid))
 	return issued, nil
+}
+
+// remeasure fails unless the same process in the same unit has the same digest.
+func (l *lease) remeasure() error {
+	u, d, err := l.server.units.attest(l.caller)
+	switch {
+	case err != nil:
+		return status.Errorf(codes.PermissionDenied, "not renewed: %v", err)
+	case u != l.unit || d != l.digest:
+		return status.Errorf(codes.Aborted, "not renewed: the unit %s runs other programs than when this stream began", l.unit.base)
+	}
+	return l.watch()
 }
 
 // renew measures again before it issues again.
 func (l *lease) renew() (svid, error) {
-	u, d, err := l.server.units.attest(l.caller)
-	switch {
-	case err != nil:
-		return svid{}, status.Errorf(codes.PermissionDenied, "not renewed: %v", err)
-	case u != l.unit || d != l.digest:
-		return svid{}, status.Errorf(codes.Aborted, "not renewed: the unit %s runs other programs than when this stream began", l.unit.base)
-	}
-	if err := l.watch(); err != nil {
+	if err := l.remeasure(); err != nil {
 		return svid{}, err
 	}
 	return l.issue()

@@ -43,11 +43,7 @@ func (s *Server) StreamSecrets(stream grpc.BidiStreamingServer[discoveryv3.Disco
 	if err != nil {
 		return err
 	}
-	issued, err := l.issue()
-	if err != nil {
-		return err
-	}
-	sub := &subscription{stream: stream, requests: make(chan *discoveryv3.DiscoveryRequest)}
+	sub := &subscription{stream: stream, lease: l, requests: make(chan *discoveryv3.DiscoveryRequest)}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	failed := make(chan error, 1)
@@ -63,12 +59,10 @@ func (s *Server) StreamSecrets(stream grpc.BidiStreamingServer[discoveryv3.Disco
 			}
 			return err
 		case req := <-sub.requests:
-			err = sub.take(req, issued, s)
+			err = sub.take(req)
 		case <-timer.C:
-			if issued, err = l.renew(); err == nil {
-				timer.Reset(l.untilRenewal())
-				err = sub.send(issued, s)
-			}
+			timer.Reset(l.untilRenewal())
+			err = sub.renew()
 		case <-l.changed:
 			err = l.watch()
 		}
@@ -87,16 +81,13 @@ func (s *Server) FetchSecrets(ctx context.Context, req *discoveryv3.DiscoveryReq
 	if err != nil {
 		return nil, err
 	}
-	issued, err := l.issue()
-	if err != nil {
-		return nil, err
-	}
-	return s.secrets(req.GetResourceNames(), issued)
+	return l.secrets(req.GetResourceNames())
 }
 
 // subscription is the state of one SDS stream.
 type subscription struct {
 	stream   grpc.BidiStreamingServer[discoveryv3.DiscoveryRequest, discoveryv3.DiscoveryResponse]
+	lease    *lease
 	requests chan *discoveryv3.DiscoveryRequest
 	names    []string
 	nonce    string
@@ -118,9 +109,9 @@ func (sub *subscription) receive(ctx context.Context) error {
 
 // take answers a request for other names than before. An acknowledgement, a
 // refusal and an answer to an older response need none.
-func (sub *subscription) take(req *discoveryv3.DiscoveryRequest, issued svid, s *Server) error {
+func (sub *subscription) take(req *discoveryv3.DiscoveryRequest) error {
 	if req.GetErrorDetail() != nil {
-		s.config.Log("dev spiffe: a proxy refused its secrets: " + req.GetErrorDetail().GetMessage())
+		sub.lease.server.config.Log("dev spiffe: a proxy refused its secrets: " + req.GetErrorDetail().GetMessage())
 	}
 	if req.GetResponseNonce() != sub.nonce {
 		return nil
@@ -134,14 +125,20 @@ func (sub *subscription) take(req *discoveryv3.DiscoveryRequest, issued svid, s 
 		return nil
 	}
 	sub.names = names
-	return sub.send(issued, s)
+	return sub.send()
 }
 
-func (sub *subscription) send(issued svid, s *Server) error {
-	if len(sub.names) == 0 {
-		return nil
+// renew sends a new certificate to who has one. The trust bundle alone stays as
+// it is.
+func (sub *subscription) renew() error {
+	if err := sub.lease.remeasure(); err != nil || !slices.ContainsFunc(sub.names, sub.lease.names) {
+		return err
 	}
-	resp, err := s.secrets(sub.names, issued)
+	return sub.send()
+}
+
+func (sub *subscription) send() error {
+	resp, err := sub.lease.secrets(sub.names)
 	if err != nil {
 		return err
 	}
@@ -161,27 +158,20 @@ func checkRequest(req *discoveryv3.DiscoveryRequest) error {
 	return nil
 }
 
-// secrets makes a response with the secrets of these names.
-func (s *Server) secrets(names []string, issued svid) (*discoveryv3.DiscoveryResponse, error) {
+// names reports whether a secret's name is one of the certificate.
+func (l *lease) names(secret string) bool {
+	return secret == certificateSecret || secret == l.id.String()
+}
+
+// secrets makes a response with the secrets of these names; a certificate in it
+// is a new one.
+func (l *lease) secrets(names []string) (*discoveryv3.DiscoveryResponse, error) {
 	version := strconv.FormatUint(versions.Add(1), 10)
 	resp := &discoveryv3.DiscoveryResponse{VersionInfo: version, Nonce: version, TypeUrl: secretType}
 	for _, name := range names {
-		secret := &tlsv3.Secret{Name: name}
-		switch name {
-		case certificateSecret, issued.id.String():
-			secret.Type = &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
-				CertificateChain: inline(pemBlock("CERTIFICATE", issued.cert)),
-				PrivateKey:       inline(pemBlock("PRIVATE KEY", issued.key)),
-			}}
-		case bundleSecret, s.ca.td.IDString():
-			validation, err := s.validation()
-			if err != nil {
-				return nil, status.Error(codes.Internal, err.Error())
-			}
-			secret.Type = &tlsv3.Secret_ValidationContext{ValidationContext: validation}
-		default:
-			return nil, status.Errorf(codes.PermissionDenied, "no secret %q: there are %s, %s, %s and %s",
-				name, certificateSecret, issued.id, bundleSecret, s.ca.td.IDString())
+		secret, err := l.secret(name)
+		if err != nil {
+			return nil, err
 		}
 		packed, err := anypb.New(secret)
 		if err != nil {
@@ -190,6 +180,29 @@ func (s *Server) secrets(names []string, issued svid) (*discoveryv3.DiscoveryRes
 		resp.Resources = append(resp.Resources, packed)
 	}
 	return resp, nil
+}
+
+func (l *lease) secret(name string) (*tlsv3.Secret, error) {
+	bundleID := l.server.ca.td.IDString()
+	switch {
+	case l.names(name):
+		issued, err := l.issue()
+		if err != nil {
+			return nil, err
+		}
+		return &tlsv3.Secret{Name: name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+			CertificateChain: inline(pemBlock("CERTIFICATE", issued.cert)),
+			PrivateKey:       inline(pemBlock("PRIVATE KEY", issued.key)),
+		}}}, nil
+	case name == bundleSecret || name == bundleID:
+		validation, err := l.server.validation()
+		if err != nil {
+			return nil, status.Error(codes.Internal, err.Error())
+		}
+		return &tlsv3.Secret{Name: name, Type: &tlsv3.Secret_ValidationContext{ValidationContext: validation}}, nil
+	}
+	return nil, status.Errorf(codes.PermissionDenied, "no secret %q: there are %s, %s, %s and %s",
+		name, certificateSecret, l.id, bundleSecret, bundleID)
 }
 
 // validation is the trust bundle as SPIRE's agent sends it: for Envoy's SPIFFE

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -57,7 +58,11 @@ func sdsDance(what string) error {
 	}
 	d := &dancer{stream, ""}
 	if what == "renewal" {
-		return d.renewal()
+		other, err := client.StreamSecrets(ctx)
+		if err != nil {
+			return err
+		}
+		return d.renewal(&dancer{other, ""})
 	}
 	if err := d.steps(what); err != nil {
 		return err
@@ -147,7 +152,15 @@ func (d *dancer) steps(id string) error {
 	return nil
 }
 
-func (d *dancer) renewal() error {
+// renewal: a new certificate comes by itself, again and again; a trust bundle
+// that is the same does not.
+func (d *dancer) renewal(bundle *dancer) error {
+	if err := bundle.ask("", nil, "ROOTCA"); err != nil {
+		return err
+	}
+	if _, err := bundle.answer("ROOTCA"); err != nil {
+		return err
+	}
 	if err := d.ask("", nil, "default"); err != nil {
 		return err
 	}
@@ -159,14 +172,18 @@ func (d *dancer) renewal() error {
 		}
 		cert := secrets["default"].GetTlsCertificate().GetCertificateChain().GetInlineBytes()
 		if slices.Equal(cert, last) {
-			return fmt.Errorf("the certificate that was sent is not new")
+			return errors.New("the certificate that was sent is not new")
 		}
 		last = cert
 		if err := d.ask(d.nonce, nil, "default"); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := bundle.ask(bundle.nonce, nil, "spiffe://shop.test"); err != nil {
+		return err
+	}
+	_, err := bundle.answer("spiffe://shop.test")
+	return err
 }
 
 // checkSecrets: the key is the certificate's, the ID is the unit's, and the
