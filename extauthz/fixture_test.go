@@ -221,3 +221,21 @@ func (f *fixture) seal(sequence uint64, now time.Time) *snapshot.Snapshot {
 	must(err)
 	return s
 }
+
+// plainListener is a marked listener with empty filter chains of these names.
+func (f *fixture) plainListener(name string, direction corev3.TrafficDirection, chains ...string) *listenerv3.Listener {
+	m := &listenerv3.Listener{Name: name, TrafficDirection: direction}
+	for _, c := range chains {
+		m.FilterChains = append(m.FilterChains, &listenerv3.FilterChain{Name: c})
+	}
+	return f.listener("broken", m)
+}
+
+// broken adds a proxy that holds these resources.
+func (f *fixture) broken(listeners ...*listenerv3.Listener) {
+	var resources []proto.Message
+	for _, l := range listeners {
+		resources = append(resources, l)
+	}
+	f.proxy("broken", "spiffe://shop.test/broken", "", resources...)
+}

@@ -2,7 +2,6 @@ package extauthz_test
 
 import (
 	"crypto/x509"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -179,7 +178,7 @@ var produced = map[extauthz.Reason]func(t *testing.T) (*world, *question){
 	extauthz.PolicyTimeout: ruled(`allow if count([x | some i, j in numbers.range(1, 100000); some k in numbers.range(1, 100000); x := (i * j) + k]) == 1`,
 		config(func(c *extauthz.Config) { c.Deadline = 30 * time.Millisecond })),
 
-	extauthz.RecordFailed: varied(func(w *world, _ *question) { w.records.fail = errors.New("disk full") }),
+	extauthz.RecordFailed: varied(func(w *world, _ *question) { w.records.fail = errDiskFull }),
 	extauthz.Internal: func(t *testing.T) (*world, *question) {
 		w := newWorld(t)
 		broken, err := extauthz.New(extauthz.Config{

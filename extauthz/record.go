@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -92,14 +93,16 @@ type Lines struct {
 // NewLines writes to w, which nobody else may write to meanwhile.
 func NewLines(w io.Writer) *Lines { return &Lines{w: w} }
 
-// Record writes one line with one call of Write. JSON escapes control
-// characters, so whatever a path or a header held, it stays one line. After a
-// write that failed half-way the next record begins on a new line.
+// Record writes one line with one call of Write. Control characters are
+// escaped, so whatever a path or a header held, it stays one line and drives no
+// terminal. After a write that failed half-way the next record begins on a new
+// line.
 func (l *Lines) Record(r Record) error {
 	line, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode the record of decision %s: %w", r.DecisionID, err)
 	}
+	line = escapeControls(line)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.torn {
@@ -116,4 +119,23 @@ func (l *Lines) Record(r Record) error {
 	}
 	l.torn = false
 	return nil
+}
+
+// escapeControls escapes the control characters that encoding/json leaves as
+// they are: DEL and C1 (U+0080 to U+009F, CSI among them). In JSON they can
+// only stand inside strings.
+func escapeControls(line []byte) []byte {
+	isControl := func(r rune) bool { return r >= 0x7f && r <= 0x9f }
+	if bytes.IndexFunc(line, isControl) < 0 {
+		return line
+	}
+	var out bytes.Buffer
+	for _, r := range string(line) {
+		if isControl(r) {
+			fmt.Fprintf(&out, `\u%04x`, r)
+		} else {
+			out.WriteRune(r)
+		}
+	}
+	return out.Bytes()
 }

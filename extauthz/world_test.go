@@ -60,6 +60,8 @@ func (c *clock) advance(d time.Duration) {
 	c.now.Store(&now)
 }
 
+var errDiskFull = errors.New("disk full")
+
 // memory keeps records, or fails if told to.
 type memory struct {
 	mu      sync.Mutex
