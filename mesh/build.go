@@ -102,6 +102,11 @@ func (p *proxyConfig) finish(repo *repository, at time.Time) ([]Notice, error) {
 	if err := p.settle(p.refuseMarks); err != nil {
 		return nil, err
 	}
+	for _, c := range p.clusters {
+		if c.GetName() == repo.mesh.SDSCluster {
+			return nil, p.fail(c, "the cluster %q is the one of the bootstrap that serves certificates (sds_cluster in %s); give this one another name", c.GetName(), meshFile)
+		}
+	}
 	notices, err := p.normalise()
 	if err != nil {
 		return notices, err

@@ -395,3 +395,37 @@ func TestServiceName(t *testing.T) {
 		t.Error("the endpoints are not there")
 	}
 }
+
+// Envoy reads 0600 as an octal number and yes as true, as YAML 1.1 has it.
+func TestScalarsAsEnvoyReadsThem(t *testing.T) {
+	for name, c := range map[string]struct{ written, plain files }{
+		"octal mode": {
+			small().edit(t, listenersFile, "socket_address: {address: 127.0.0.1, port_value: 18001}", "pipe: {path: /run/x.sock, mode: 0600}"),
+			small().edit(t, listenersFile, "socket_address: {address: 127.0.0.1, port_value: 18001}", "pipe: {path: /run/x.sock, mode: 384}"),
+		},
+		"octal in a wrapper": {
+			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  per_connection_buffer_limit_bytes: 010"),
+			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  per_connection_buffer_limit_bytes: 8"),
+		},
+		"octal in a list": {
+			small().edit(t, routesFile, "{prefix: /list}\n      route: {cluster: orders}", "{prefix: /list}\n      route: {cluster: orders, retry_policy: {retriable_status_codes: [0766]}}"),
+			small().edit(t, routesFile, "{prefix: /list}\n      route: {cluster: orders}", "{prefix: /list}\n      route: {cluster: orders, retry_policy: {retriable_status_codes: [502]}}"),
+		},
+		"yes": {
+			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  ignore_health_on_host_removal: yes"),
+			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  ignore_health_on_host_removal: true"),
+		},
+		"text stays text": {
+			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  alt_stat_name: 0600"),
+			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  alt_stat_name: \"0600\""),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, _ := mustBuild(t, c.written)
+			b, _ := mustBuild(t, c.plain)
+			if diff := cmp.Diff(hashes(t, b, "web"), hashes(t, a, "web")); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}

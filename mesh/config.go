@@ -76,6 +76,8 @@ type proxyConfig struct {
 	// origin is where a message of the four lists above, or one that unpack
 	// returned, was written.
 	origin map[proto.Message]position
+	// index has the resources by kind and name, to find them fast.
+	index index
 	// sources are the files, for the lines that errors show.
 	sources map[string]*source
 	// packed is what an Any was decoded from, for the positions in it.

@@ -66,42 +66,45 @@ func (p *proxyConfig) add(a *anypb.Any) error {
 	if err != nil {
 		return err
 	}
-	var other proto.Message
 	name := resourceName(m)
 	switch m := m.(type) {
 	case *listenerv3.Listener:
-		p.listeners, other = insert(p.listeners, m)
+		p.listeners = append(p.listeners, m)
 	case *routev3.RouteConfiguration:
-		p.routes, other = insert(p.routes, m)
+		p.routes = append(p.routes, m)
 	case *clusterv3.Cluster:
-		p.clusters, other = insert(p.clusters, m)
+		p.clusters = append(p.clusters, m)
 	case *endpointv3.ClusterLoadAssignment:
-		p.endpoints, other = insert(p.endpoints, m)
+		p.endpoints = append(p.endpoints, m)
 	default:
 		return p.fail(a, "a proxy's resource is a Listener, RouteConfiguration, Cluster or ClusterLoadAssignment of v3; this is %s", m.ProtoReflect().Descriptor().FullName())
 	}
+	other := p.index.add(m)
 	kind := m.ProtoReflect().Descriptor().Name()
 	switch {
 	case other != nil:
 		return p.fail(m, "a second %s with the name %q; the other stands at %s", kind, name, p.at(other))
-	case strings.HasPrefix(name, snapshot.ReservedPrefix):
-		return p.fail(m, "the %s %q: names that begin with %q belong to meshseal", kind, name, snapshot.ReservedPrefix)
 	}
-	if err := checkLabel(name); err != nil {
+	if err := checkOwn(name); err != nil {
 		return p.fail(m, "the name of the %s: %w", kind, err)
 	}
 	return nil
 }
 
-// insert appends m unless list has one of the same name, which it returns.
-func insert[M proto.Message](list []M, m M) ([]M, proto.Message) {
-	for _, e := range list {
-		if resourceName(e) == resourceName(m) {
-			return list, e
-		}
+// index has resources by kind and name.
+type index map[[2]string]proto.Message
+
+// add adds m unless there is one of its kind and name, which it returns.
+func (x index) add(m proto.Message) (other proto.Message) {
+	key := [2]string{string(m.ProtoReflect().Descriptor().Name()), resourceName(m)}
+	if other := x[key]; other != nil {
+		return other
 	}
-	return append(list, m), nil
+	x[key] = m
+	return nil
 }
+
+func (x index) has(kind, name string) bool { return x[[2]string{kind, name}] != nil }
 
 func resourceName(m proto.Message) string {
 	switch m := m.(type) {
@@ -123,6 +126,14 @@ func (p *proxyConfig) sort() {
 func byName[M proto.Message](a, b M) int { return cmp.Compare(resourceName(a), resourceName(b)) }
 
 func compareNames(a, b string) int { return cmp.Compare(a, b) }
+
+// checkOwn accepts a name that the author of a file may give.
+func checkOwn(name string) error {
+	if strings.HasPrefix(name, snapshot.ReservedPrefix) {
+		return fmt.Errorf("%q: names that begin with %q belong to meshseal", name, snapshot.ReservedPrefix)
+	}
+	return checkLabel(name)
+}
 
 // checkLabel accepts a name that can travel in a header and stand in a
 // message: printable ASCII. Listeners, chains, routes and clusters are told to
@@ -190,7 +201,7 @@ func (v *visitor) Unmarshal(n *yaml.Node, m proto.Message) (bool, error) {
 	v.seen = append(v.seen, visited{n, m})
 	switch m := m.(type) {
 	case *structpb.Struct, *structpb.Value, *structpb.ListValue:
-		return false, nil // free of form: nulls and all keys are values
+		return false, checkFree(n) // free of form: nulls and all keys are values
 	case *anypb.Any:
 		v.envelope, v.at = m, n
 		return false, checkAny(n)
@@ -252,6 +263,9 @@ func checkKeys(n *yaml.Node, d protoreflect.MessageDescriptor) error {
 			seen[f.Name()] = true
 			if value.ShortTag() == "!!null" && !takesNull(f) {
 				continue
+			}
+			if err := asEnvoyReads(value, f); err != nil {
+				return fmt.Errorf("%s: %w", f.Name(), err)
 			}
 		}
 		kept = append(kept, key, value)

@@ -34,6 +34,8 @@ type normaliser struct {
 	inline []inlineTable
 	// tables are the names of route tables that a listener uses.
 	tables map[string]bool
+	// asked are the names of endpoints that a cluster asks for.
+	asked map[string]bool
 }
 
 // inlineTable is a route table that stood inside a listener.
@@ -46,7 +48,7 @@ type inlineTable struct {
 }
 
 func (p *proxyConfig) normalise() ([]Notice, error) {
-	n := &normaliser{proxyConfig: p, tables: map[string]bool{}}
+	n := &normaliser{proxyConfig: p, tables: map[string]bool{}, asked: map[string]bool{}}
 	for _, l := range p.listeners {
 		if err := n.listener(l); err != nil {
 			return nil, err
@@ -120,7 +122,7 @@ func (n *normaliser) nameChains(l *listenerv3.Listener) error {
 				c.Name = "chain-" + short(match)
 			}
 		}
-		if err := checkLabel(c.GetName()); err != nil {
+		if err := checkOwn(c.GetName()); err != nil {
 			return n.fail(c, "the name of the filter chain: %w", err)
 		}
 		if other := seen[c.GetName()]; other != nil {
@@ -162,7 +164,7 @@ func (n *normaliser) filter(l *listenerv3.Listener, chain *listenerv3.FilterChai
 
 func (n *normaliser) rds(f *listenerv3.Filter, manager *hcmv3.HttpConnectionManager, rds *hcmv3.Rds) error {
 	name := rds.GetRouteConfigName()
-	if !has(n.routes, name) {
+	if !n.index.has("RouteConfiguration", name) {
 		return n.fail(rds, "rds: the proxy has no RouteConfiguration %q", name)
 	}
 	n.tables[name] = true
@@ -190,15 +192,6 @@ func (n *normaliser) overADS(owner proto.Message, s *corev3.ConfigSource, kind, 
 		return nil, n.fail(owner, "the %s %q has a source outside the snapshot; write config_source: {ads: {}, resource_api_version: V3}", kind, name)
 	}
 	return ads, nil
-}
-
-func has[M proto.Message](list []M, name string) bool {
-	for _, e := range list {
-		if resourceName(e) == name {
-			return true
-		}
-	}
-	return false
 }
 
 // moveTables makes each inline route table a resource of its own, so that a
@@ -239,11 +232,13 @@ func (n *normaliser) ambiguous(t inlineTable) bool {
 }
 
 func (n *normaliser) moveTable(t inlineTable, name string) error {
-	list, other := insert(n.routes, t.table)
+	other := n.index.add(t.table)
 	if other != nil && !(n.tables[name] && proto.Equal(other, t.table)) {
 		return n.fail(t.table, "the route table in the listener %q would be named %q, as the one at %s; give it another name", t.listener.GetName(), name, n.at(other))
 	}
-	n.routes = list
+	if other == nil {
+		n.routes = append(n.routes, t.table)
+	}
 	n.tables[name] = true
 	t.manager.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{
 		RouteConfigName: name,
@@ -269,9 +264,10 @@ func (n *normaliser) cluster(c *clusterv3.Cluster) error {
 		c.EdsClusterConfig = &clusterv3.Cluster_EdsClusterConfig{}
 	}
 	name := edsName(c)
-	if !has(n.endpoints, name) {
+	if !n.index.has("ClusterLoadAssignment", name) {
 		return n.fail(c, "the cluster %q is of type EDS, and the proxy has no ClusterLoadAssignment %q", c.GetName(), name)
 	}
+	n.asked[name] = true
 	var err error
 	c.EdsClusterConfig.EdsConfig, err = n.overADS(c, c.GetEdsClusterConfig().GetEdsConfig(), "ClusterLoadAssignment", name)
 	return err
@@ -295,11 +291,7 @@ func (n *normaliser) unused() error {
 		}
 	}
 	for _, e := range n.endpoints {
-		used := false
-		for _, c := range n.clusters {
-			used = used || c.GetType() == clusterv3.Cluster_EDS && c.GetClusterType() == nil && edsName(c) == e.GetClusterName()
-		}
-		if !used {
+		if !n.asked[e.GetClusterName()] {
 			return n.fail(e, "no EDS cluster asks for the ClusterLoadAssignment %q; its cluster_name must be the cluster's name or service_name", e.GetClusterName())
 		}
 	}
@@ -316,7 +308,7 @@ func (n *normaliser) nameRoutes(t *routev3.RouteConfiguration) error {
 		if vh.GetMatcher() != nil || len(vh.GetRouteSpecifiers()) > 0 {
 			return n.fail(vh, "the virtual host %q has a matcher or route_specifiers; routes carry marks only in the list routes", vh.GetName())
 		}
-		if err := checkLabel(vh.GetName()); err != nil {
+		if err := checkOwn(vh.GetName()); err != nil {
 			return n.fail(vh, "the name of the virtual host: %w", err)
 		}
 		if err := n.nameRoutesOf(t, vh); err != nil {
@@ -333,7 +325,7 @@ func (n *normaliser) nameRoutesOf(t *routev3.RouteConfiguration, vh *routev3.Vir
 	}
 	for _, r := range vh.GetRoutes() {
 		if r.GetName() != "" {
-			if err := checkLabel(r.GetName()); err != nil {
+			if err := checkOwn(r.GetName()); err != nil {
 				return n.fail(r, "the name of the route: %w", err)
 			}
 			continue

@@ -43,7 +43,7 @@ func readProxy(r *reader, name, dir string) (*proxyConfig, error) {
 	p := &proxyConfig{
 		name: name, file: path.Join(dir, proxyFile), directions: map[string]direction{},
 		origin: map[proto.Message]position{}, packed: map[*anypb.Any]proto.Message{},
-		sources: map[string]*source{},
+		index: index{}, sources: map[string]*source{},
 	}
 	s, err := r.yaml(p.file)
 	if err != nil {
