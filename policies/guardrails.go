@@ -59,8 +59,8 @@ type Finding struct {
 	// Path is Field in parts: names of fields and keys of maps are strings,
 	// places in lists are ints.
 	Path []any
-	Text     string // what is wrong here
-	Mend     string // what to do
+	Text string // what is wrong here
+	Mend string // what to do
 	// At is the place in the mesh repository, "file:line:column"; empty where
 	// it is not known. Guard leaves it empty.
 	At string
@@ -102,8 +102,7 @@ const guardrailQuery = "data.meshseal.guardrails.findings"
 var pureBuiltins = strings.Fields(`
 	eq equal neq gt gte lt lte assign and or minus plus
 	count concat contains endswith startswith lower split sprintf format_int trim_prefix
-	object.get object.keys array.concat array.slice walk regex.match
-	net.cidr_contains
+	object.get object.keys array.concat array.slice regex.match
 	is_array is_boolean is_null is_number is_object is_set is_string to_number
 	internal.member_2 internal.member_3
 `)
@@ -143,7 +142,7 @@ func Guard(ctx context.Context, in GuardInput) ([]Finding, error) {
 	}
 	var all []Finding
 	for _, p := range in.Proxies {
-		value, err := ast.InterfaceToValue(guardDocument(p, in.Names))
+		value, err := guardDocument(p, in.Names)
 		if err != nil {
 			return nil, fmt.Errorf("proxy %q: %w", p.Name, err)
 		}
@@ -169,24 +168,6 @@ func Guard(ctx context.Context, in GuardInput) ([]Finding, error) {
 		return a.Proxy == b.Proxy && a.Type == b.Type && a.Resource == b.Resource &&
 			a.Field == b.Field && a.Code == b.Code && a.Text == b.Text
 	}), nil
-}
-
-func guardDocument(p GuardProxy, n GuardNames) map[string]any {
-	resources := make([]any, len(p.Resources))
-	for i, r := range p.Resources {
-		resources[i] = map[string]any{"type": r.Type, "name": r.Name, "direction": r.Direction, "body": r.Body}
-	}
-	provenance := make([]any, len(n.Provenance))
-	for i, kv := range n.Provenance {
-		provenance[i] = []any{kv[0], kv[1]}
-	}
-	return map[string]any{
-		"resources": resources,
-		"names": map[string]any{
-			"authz_cluster": n.AuthzCluster, "xds_cluster": n.XDSCluster, "sds_cluster": n.SDSCluster,
-			"filter": n.Filter, "provenance": provenance,
-		},
-	}
 }
 
 // readFindings reads the set of findings. What is not of its form is an

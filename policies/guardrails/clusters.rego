@@ -6,21 +6,21 @@ findings contains found("ORIGINAL_DST_CHOSEN", n, [field], "the request names th
 		"envoy.config.cluster.v3.Cluster.OriginalDstLbConfig",
 		"envoy.extensions.clusters.original_dst.v3.OriginalDstCluster",
 	]
-	some n in by_type[type]
+	some n in input.messages[type]
 	some field in ["use_http_header", "http_header_name", "metadata_key"]
 	n.value[field]
 }
 
 findings contains found("DYNAMIC_FORWARD_PROXY", n, [], "the Host header or the server name names the address to which a request goes") if {
-	some n in extensions
+	some n in input.extensions
 	contains(n.value["@any"], "dynamic_forward_proxy")
 }
 
 # The clusters of the bootstrap lead to meshseal itself and to the source of
 # secrets. Nothing but the ext_authz filter and secrets may use them.
 findings contains found("CONTROL_PLANE_CLUSTER", n, [], sprintf("%q is a cluster of the bootstrap", [n.value])) if {
-	some n in strings
-	n.value in {input.names.authz_cluster, input.names.xds_cluster, input.names.sds_cluster}
+	some name in [input.names.authz_cluster, input.names.xds_cluster, input.names.sds_cluster]
+	some n in input.strings[name]
 	not control_plane_use(n)
 }
 
@@ -49,7 +49,7 @@ outbound_sockets contains path if {
 
 # Whoever comes in through an outbound listener speaks as the workload.
 findings contains found("LEADS_TO_OUTBOUND", n, [], "the endpoint is an outbound listener of this proxy, where a request speaks for the proxy's own workload") if {
-	some n in by_type["envoy.config.core.v3.Address"]
+	some n in input.messages["envoy.config.core.v3.Address"]
 	n.resource.type != "envoy.config.listener.v3.Listener"
 	leads_to_outbound(n.value)
 }

@@ -4,7 +4,7 @@ package meshseal.guardrails
 opaque := {"xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct", "google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.Any"}
 
 findings contains found("OPAQUE_CONFIG", n, [], sprintf("%q hides what it configures", [n.value["@any"]])) if {
-	some n in extensions
+	some n in input.extensions
 	hidden(n.value)
 }
 
@@ -13,7 +13,7 @@ hidden(value) if value["@type"] in opaque
 hidden(value) if not value["@type"]
 
 findings contains found("EXTENSION_UNTESTED", n, [], sprintf("%q is not on the list of extensions that leave authorization as it is", [n.value["@type"]])) if {
-	some n in extensions
+	some n in input.extensions
 	not hidden(n.value)
 	not tested(n.value["@type"])
 	not filter_position(n.path)

@@ -3,12 +3,12 @@ package meshseal.guardrails
 
 # http_chains has every chain of HTTP filters through which requests come in.
 http_chains contains chain if {
-	some n in by_type[connection_manager]
+	some n in input.messages[connection_manager]
 	chain := {"node": n, "path": ["http_filters"], "filters": object.get(n.value, "http_filters", [])}
 }
 
 http_chains contains chain if {
-	some n in by_type[connection_manager]
+	some n in input.messages[connection_manager]
 	some i, upgrade in n.value.upgrade_configs
 	count(upgrade.filters) > 0
 	chain := {"node": n, "path": ["upgrade_configs", i, "filters"], "filters": upgrade.filters}
@@ -69,12 +69,12 @@ findings contains found("FILTER_AFTER_AUTHZ", n, [field, i], sprintf("the upstre
 		["envoy.extensions.filters.http.router.v3.Router", "upstream_http_filters"],
 		["envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "http_filters"],
 	]
-	some n in by_type[type]
+	some n in input.messages[type]
 	some i, f in n.value[field]
 	config_type(f) != "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
 }
 
-filter_chains contains n if some n in by_type["envoy.config.listener.v3.FilterChain"]
+filter_chains contains n if some n in input.messages["envoy.config.listener.v3.FilterChain"]
 
 serves_http(chain) if {
 	some f in chain.filters
@@ -123,7 +123,7 @@ placed(chain, 0) if {
 }
 
 findings contains found("NETWORK_FILTER", n, ["filters", i], sprintf("the network filter %q changes an authorized request on its way to the backend", [f.name])) if {
-	some n in by_type["envoy.config.cluster.v3.Cluster"]
+	some n in input.messages["envoy.config.cluster.v3.Cluster"]
 	some i, f in n.value.filters
 }
 
@@ -157,6 +157,6 @@ listener_filters := {
 }
 
 findings contains found("LISTENER_FILTER", n, [], sprintf("the listener filter %q is not on the list of those that only look", [n.value.name])) if {
-	some n in by_type["envoy.config.listener.v3.ListenerFilter"]
+	some n in input.messages["envoy.config.listener.v3.ListenerFilter"]
 	not config_type(n.value) in listener_filters
 }

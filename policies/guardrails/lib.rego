@@ -1,39 +1,15 @@
 # Package meshseal.guardrails judges the finished resources of one proxy.
 #
-# input.resources[_] is {type, name, direction, body}. In a body every message
-# says its full name in "@type", and what stood in an Any says the Any's type
-# URL in "@any". input.names holds the names to compare with.
+# In a resource every message says its full name in "@type", and what stood in
+# an Any says the Any's type URL in "@any". A node is a part of a resource:
+# {resource: {type, name, direction}, path, value}. The input has
+#
+#   messages    by type: the nodes of all messages of that type
+#   fields      by name: the nodes of all messages that have a field of that name
+#   strings     by value: the nodes of all strings
+#   extensions  the nodes of all that stood in an Any
+#   names       the names to compare with
 package meshseal.guardrails
-
-# by_type has every message of every resource, by its type, with the resource
-# and the path at which it stands.
-by_type[type] contains node if {
-	some resource in input.resources
-	walk(resource.body, [path, value])
-	is_object(value)
-	type := value["@type"]
-	is_string(type)
-	node := {"resource": head(resource), "path": path, "value": value}
-}
-
-# extensions has everything that stood in an Any.
-extensions contains node if {
-	some resource in input.resources
-	walk(resource.body, [path, value])
-	is_object(value)
-	is_string(value["@any"])
-	node := {"resource": head(resource), "path": path, "value": value}
-}
-
-# strings has every string of every resource.
-strings contains node if {
-	some resource in input.resources
-	walk(resource.body, [path, value])
-	is_string(value)
-	node := {"resource": head(resource), "path": path, "value": value}
-}
-
-head(resource) := {"type": resource.type, "name": resource.name, "direction": resource.direction}
 
 # found is one finding: at the end of path, which begins where node stands.
 found(code, node, path, text) := {
@@ -60,6 +36,6 @@ network_authz := "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz"
 
 connection_manager := "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
-authz_filters contains node if some node in by_type[http_authz]
+authz_filters contains node if some node in input.messages[http_authz]
 
-authz_filters contains node if some node in by_type[network_authz]
+authz_filters contains node if some node in input.messages[network_authz]

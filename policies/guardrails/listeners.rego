@@ -1,7 +1,7 @@
 # How requests come in.
 package meshseal.guardrails
 
-listeners contains n if some n in by_type["envoy.config.listener.v3.Listener"]
+listeners contains n if some n in input.messages["envoy.config.listener.v3.Listener"]
 
 # listener_addresses has every address that a listener binds.
 listener_addresses contains address if {
@@ -40,7 +40,7 @@ findings contains found("INTERNAL_LISTENER", n, ["internal_listener"], "connecti
 }
 
 findings contains found("INTERNAL_LISTENER", n, [], "the address is a listener inside the Envoy") if {
-	some n in by_type["envoy.config.core.v3.EnvoyInternalAddress"]
+	some n in input.messages["envoy.config.core.v3.EnvoyInternalAddress"]
 }
 
 findings contains found("API_LISTENER", n, ["api_listener"], "requests come from the process that Envoy is part of") if {
@@ -72,7 +72,7 @@ exposed(address) := "the socket's mode lets other users open it" if {
 }
 
 findings contains found("PATH_NOT_NORMALIZED", n, [field], text) if {
-	some n in by_type[connection_manager]
+	some n in input.messages[connection_manager]
 	some [field, text] in unnormalized(n.value)
 }
 
@@ -91,31 +91,31 @@ unnormalized(m) := {[field, text] |
 }
 
 findings contains found("AMBIGUOUS_REQUEST", n, ["common_http_protocol_options", "headers_with_underscores_action"], "headers with an underscore reach the backend, which may take them for others") if {
-	some n in by_type[connection_manager]
+	some n in input.messages[connection_manager]
 	action := object.get(n.value, ["common_http_protocol_options", "headers_with_underscores_action"], "ALLOW")
 	not action in {"REJECT_REQUEST", "DROP_HEADER"}
 }
 
 findings contains found("AMBIGUOUS_REQUEST", n, ["http_protocol_options", "allow_chunked_length"], "a request may say its length in two ways") if {
-	some n in by_type[connection_manager]
+	some n in input.messages[connection_manager]
 	n.value.http_protocol_options.allow_chunked_length
 }
 
 findings contains found("CLIENT_HEADERS_TRUSTED", n, [field], "a caller may set the headers by which Envoy and the backend know where a request came from") if {
-	some n in by_type[connection_manager]
+	some n in input.messages[connection_manager]
 	n.resource.direction == "inbound"
 	some field in ["xff_num_trusted_hops", "internal_address_config", "original_ip_detection_extensions"]
 	has(n.value, field)
 }
 
 findings contains found("CLIENT_HEADERS_TRUSTED", n, ["use_remote_address"], "a caller may set the headers by which Envoy and the backend know where a request came from") if {
-	some n in by_type[connection_manager]
+	some n in input.messages[connection_manager]
 	n.resource.direction == "inbound"
 	object.get(n.value, "use_remote_address", false) == false
 }
 
 findings contains found("CLIENT_CERT_FORWARDED", n, [field], "a caller may write into x-forwarded-client-cert") if {
-	some n in by_type[connection_manager]
+	some n in input.messages[connection_manager]
 	n.resource.direction == "inbound"
 	some field in ["forward_client_cert_details", "forward_client_cert_matcher"]
 	has(n.value, field)

@@ -4,8 +4,7 @@ package meshseal.guardrails
 route_action := "envoy.config.route.v3.RouteAction"
 
 findings contains found("CLUSTER_HEADER", n, ["cluster_header"], sprintf("the header %q names the cluster", [n.value.cluster_header])) if {
-	some type
-	some n in by_type[type]
+	some n in input.fields.cluster_header
 	is_string(n.value.cluster_header)
 }
 
@@ -15,29 +14,28 @@ findings contains found("CLUSTER_SPECIFIER_PLUGIN", n, [field], "a plugin names 
 		[route_action, "inline_cluster_specifier_plugin"],
 		["envoy.config.route.v3.RouteConfiguration", "cluster_specifier_plugins"],
 	]
-	some n in by_type[type]
+	some n in input.messages[type]
 	has(n.value, field)
 }
 
 findings contains found("ROUTE_SPECIFIER", n, ["route_specifiers"], "a plugin changes the route that was chosen") if {
-	some type
-	some n in by_type[type]
+	some n in input.fields.route_specifiers
 	is_array(n.value.route_specifiers)
 }
 
 findings contains found("ROUTE_MATCHER", n, ["matcher"], "a match tree chooses among routes that bear no mark") if {
-	some n in by_type["envoy.config.route.v3.VirtualHost"]
+	some n in input.messages["envoy.config.route.v3.VirtualHost"]
 	has(n.value, "matcher")
 }
 
 findings contains found("REQUEST_MIRRORED", n, [], "a copy of each request goes to a cluster for which it was not authorized") if {
-	some n in by_type["envoy.config.route.v3.RouteAction.RequestMirrorPolicy"]
+	some n in input.messages["envoy.config.route.v3.RouteAction.RequestMirrorPolicy"]
 }
 
 # "/foo" rewritten to "/" makes "/../x" of "/foo../x", in which there was no
 # dot segment to normalize when it was authorized.
 findings contains found("REWRITE_ESCAPES", n, ["route", "prefix_rewrite"], sprintf("%q rewritten to %q makes %q of %q", [prefix, rewrite, concat("", [rewrite, "../x"]), concat("", [prefix, "../x"])])) if {
-	some n in by_type["envoy.config.route.v3.Route"]
+	some n in input.messages["envoy.config.route.v3.Route"]
 	rewrite := n.value.route.prefix_rewrite
 	prefix := n.value.match.prefix
 	not endswith(prefix, "/")
@@ -45,7 +43,7 @@ findings contains found("REWRITE_ESCAPES", n, ["route", "prefix_rewrite"], sprin
 }
 
 findings contains found("REWRITE_BY_PATTERN", n, [field], "what the backend sees is computed from the request after it was authorized") if {
-	some n in by_type[route_action]
+	some n in input.messages[route_action]
 	some field in [
 		"regex_rewrite", "path_rewrite", "path_rewrite_policy",
 		"host_rewrite_header", "host_rewrite_path_regex",

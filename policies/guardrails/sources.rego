@@ -5,7 +5,7 @@ config_source := "envoy.config.core.v3.ConfigSource"
 
 # Routes and endpoints come over the ADS stream of the bootstrap.
 findings contains found("CONFIG_SOURCE", n, [], "the configuration does not come over the ADS stream") if {
-	some n in by_type[config_source]
+	some n in input.messages[config_source]
 	last(n.path) != "sds_config"
 	not from_ads(n)
 }
@@ -21,7 +21,7 @@ sealed_type(path) if array.slice(path, count(path) - 2, count(path)) == ["rds", 
 
 # Secrets come from the one cluster of the bootstrap that serves them.
 findings contains found("SECRET_SOURCE", n, [], sprintf("secrets come from elsewhere than the cluster %q", [input.names.sds_cluster])) if {
-	some n in by_type[config_source]
+	some n in input.messages[config_source]
 	last(n.path) == "sds_config"
 	not from_sds_cluster(n.value)
 }
@@ -35,26 +35,26 @@ from_sds_cluster(source) if {
 }
 
 findings contains found("SCOPED_ROUTES", n, ["scoped_routes"], "the route table is chosen by a scope that no seal covers") if {
-	some n in by_type[connection_manager]
+	some n in input.messages[connection_manager]
 	has(n.value, "scoped_routes")
 }
 
 findings contains found("VHDS", n, ["vhds"], "virtual hosts come on demand, and no seal covers them") if {
-	some n in by_type["envoy.config.route.v3.RouteConfiguration"]
+	some n in input.messages["envoy.config.route.v3.RouteConfiguration"]
 	has(n.value, "vhds")
 }
 
 findings contains found("ECDS", n, [], "the filter's configuration comes by itself, and no seal covers it") if {
-	some n in by_type["envoy.config.core.v3.ExtensionConfigSource"]
+	some n in input.messages["envoy.config.core.v3.ExtensionConfigSource"]
 }
 
 findings contains found("GOOGLE_GRPC", n, ["google_grpc"], "the connection goes past Envoy's clusters") if {
-	some n in by_type["envoy.config.core.v3.GrpcService"]
+	some n in input.messages["envoy.config.core.v3.GrpcService"]
 	has(n.value, "google_grpc")
 }
 
 findings contains found("CEL_IN_METADATA", n, ["initial_metadata", i, "value"], "Envoy 1.40.0 crashes on %CEL(…)% here") if {
-	some n in by_type["envoy.config.core.v3.GrpcService"]
+	some n in input.messages["envoy.config.core.v3.GrpcService"]
 	some i, header in n.value.initial_metadata
 	contains(header.value, "CEL(")
 }
