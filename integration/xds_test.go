@@ -94,6 +94,7 @@ func TestSpoofedNodeID(t *testing.T) {
 	s := newShop(t)
 	config, admin := s.Bootstrap("client", s.CA.SVID(id("client", "client-1")))
 	envoy := meshtest.AdminOf(meshtest.Start(t, meshtest.EnvoyCommand(t, config, "--service-node", "app")), admin)
+	envoy.WaitAlive()
 	envoy.Eventually("the answer to the stream", func() error {
 		stats := envoy.Stats()
 		denied := strings.Contains(envoy.Log(), "PermissionDenied") || strings.Contains(envoy.Log(), "does not match")
@@ -117,6 +118,7 @@ func TestUnknownProxy(t *testing.T) {
 	s := newShop(t)
 	config, admin := s.Bootstrap("app", s.CA.SVID(id("nobody", "app-1")))
 	envoy := meshtest.AdminOf(meshtest.Start(t, meshtest.EnvoyCommand(t, config)), admin)
+	envoy.WaitAlive()
 	envoy.Eventually("the refusal arrives", func() error {
 		return wantErr(strings.Contains(envoy.Log(), "spiffe://mesh.test/nobody"), "nothing of it in the log")
 	})

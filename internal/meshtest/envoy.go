@@ -66,6 +66,15 @@ func (e *Envoy) WaitReady() {
 	})
 }
 
+// WaitAlive waits until the admin interface answers, whatever it says.
+func (e *Envoy) WaitAlive() {
+	e.t.Helper()
+	e.Eventually("Envoy's admin interface answers", func() error {
+		_, err := e.Admin("/server_info")
+		return err
+	})
+}
+
 // Admin asks the admin interface.
 func (e *Envoy) Admin(path string) (string, error) {
 	resp, err := e.admin.Get("http://admin" + path)
