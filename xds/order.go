@@ -71,7 +71,8 @@ func (st *stream) removals(sub *subscription, set resourceSet) []string {
 		}
 	}
 	for name, e := range sub.entries {
-		if e.version != "" && set.byName[name] == nil && st.removable(sub, name) {
+		rejected := e.version == "" && e.state == stateNacked && e.refused != st.view.root
+		if (e.version != "" || rejected) && set.byName[name] == nil && st.removable(sub, name) {
 			gone[name] = struct{}{}
 		}
 	}

@@ -78,7 +78,7 @@ func (st *stream) publish() {
 
 // remember keeps the versions that a NACK blames from being sent again, unless
 // a newer snapshot has replaced them meanwhile.
-func (st *stream) remember(sub *subscription, n *Nack) {
+func (st *stream) remember(o *outstanding, n *Nack) {
 	s := st.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,14 +86,17 @@ func (st *stream) remember(sub *subscription, n *Nack) {
 	if p == nil {
 		return
 	}
-	set := p.set(sub.typ)
+	blamed := map[string]struct{}{}
 	for _, name := range n.Blamed {
-		e, r := sub.entries[name], set.byName[name]
-		if e == nil || e.state != stateNacked || r == nil || r.version != e.version {
+		blamed[name] = struct{}{}
+	}
+	for _, r := range o.updates {
+		now := p.set(r.typ).byName[r.name]
+		if _, ok := blamed[r.name]; !ok || now == nil || now.version != r.version {
 			continue
 		}
-		st.state.rejections[rejectionKey{sub.typ, name}] = Rejection{
-			Type: sub.typ, Resource: name, Version: r.version, Time: n.Time, Text: n.Text,
+		st.state.rejections[rejectionKey{r.typ, r.name}] = Rejection{
+			Type: r.typ, Resource: r.name, Version: r.version, Time: n.Time, Text: n.Text,
 		}
 	}
 }

@@ -200,7 +200,7 @@ func (st *stream) answered(sub *subscription, o *outstanding, req *discoveryv3.D
 	e := Event{Kind: EventAck, Type: sub.typ, Root: o.root}
 	if detail := req.GetErrorDetail(); detail != nil {
 		e.Kind, e.Nack = EventNack, sub.reject(o, detail.GetMessage(), st.server.now())
-		st.remember(sub, e.Nack)
+		st.remember(o, e.Nack)
 		e.Nack.Blamed = first(e.Nack.Blamed)
 	} else {
 		sub.ack(o)

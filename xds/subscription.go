@@ -55,6 +55,9 @@ type entry struct {
 	may []*resource
 	// foreign: also a version that this server does not know.
 	foreign bool
+	// refused is the root of the snapshot whose removal of the resource the
+	// client rejected. The next snapshot tries again.
+	refused string
 }
 
 type entryState int
@@ -67,11 +70,20 @@ const (
 
 // outstanding is one response that the client has not answered yet.
 type outstanding struct {
-	nonce string
-	seq   uint64
-	root  string
-	names []string // of what it updated, then of what it removed
-	added int
+	nonce    string
+	seq      uint64
+	root     string
+	updates  []*resource
+	removals []string
+}
+
+// names are all that the response was about.
+func (o *outstanding) names() []string {
+	var list []string
+	for _, r := range o.updates {
+		list = append(list, r.name)
+	}
+	return append(list, o.removals...)
 }
 
 func newSubscription(t snapshot.TypeURL) *subscription {
@@ -199,24 +211,21 @@ const claimed = "?"
 
 // record notes what a response tells the client.
 func (sub *subscription) record(seq uint64, nonce, root string, updates []*resource, removals []string) {
-	o := &outstanding{nonce: nonce, seq: seq, root: root, added: len(updates)}
+	sub.outstanding = append(sub.outstanding, &outstanding{nonce: nonce, seq: seq, root: root, updates: updates, removals: removals})
+	sub.answered = true
 	for _, r := range updates {
 		e := sub.entry(r.name)
 		e.version, e.seq, e.state = r.version, seq, stateSent
 		if n := len(e.may); n == 0 || e.may[n-1] != r {
 			e.may = append(e.may, r)
 		}
-		o.names = append(o.names, r.name)
 		delete(sub.resend, r.name)
 	}
 	for _, name := range removals {
 		e := sub.entry(name)
 		e.version, e.seq, e.state = "", seq, stateSent
-		o.names = append(o.names, name)
 		delete(sub.resend, name)
 	}
-	sub.outstanding = append(sub.outstanding, o)
-	sub.answered = true
 }
 
 func (sub *subscription) entry(name string) *entry {
@@ -243,7 +252,7 @@ func (sub *subscription) answer(nonce string) *outstanding {
 // ack notes that the client took a response. What a later response said about
 // the same resource is still open.
 func (sub *subscription) ack(o *outstanding) {
-	for _, name := range o.names {
+	for _, name := range o.names() {
 		e := sub.entries[name]
 		if e == nil || e.seq != o.seq {
 			continue
@@ -263,17 +272,18 @@ func (sub *subscription) ack(o *outstanding) {
 // reject notes that the client rejected a response. All of it counts as
 // rejected, and any part of it may be in force.
 func (sub *subscription) reject(o *outstanding, text string, now time.Time) *Nack {
-	n := &Nack{Time: now, Root: o.root, Text: plain(text, maxText), Resources: first(o.names)}
-	for _, name := range o.names {
+	all := o.names()
+	n := &Nack{Time: now, Root: o.root, Text: plain(text, maxText), Resources: first(all)}
+	for _, name := range all {
 		if e := sub.entries[name]; e != nil && e.seq == o.seq {
-			e.state = stateNacked
+			e.state, e.refused = stateNacked, o.root
 		}
 		if names(text, name) {
 			n.Blamed = append(n.Blamed, name)
 		}
 	}
 	if len(n.Blamed) == 0 {
-		n.Blamed = o.names
+		n.Blamed = all
 	}
 	sub.nack = n
 	return n
