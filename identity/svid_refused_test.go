@@ -167,9 +167,16 @@ func TestChainRefused(t *testing.T) {
 	}
 }
 
+// TestNoTimeIsNotNow: without a time nothing is valid, also a certificate that
+// has been valid ever since times are counted.
 func TestNoTimeIsNotNow(t *testing.T) {
-	ca := identitytest.NewCA(t, "shop.test")
-	_, err := identity.VerifySVID(identitytest.Chain(t, ca.SVID(t, webID)), identitytest.Bundles(t, ca), time.Time{})
+	always := identitytest.WithTimes(time.Time{}, time.Now().Add(time.Hour))
+	ca := identitytest.NewCA(t, "shop.test", always)
+	chain := identitytest.Chain(t, ca.SVID(t, webID, always))
+	if _, err := identity.VerifySVID(chain, identitytest.Bundles(t, ca), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := identity.VerifySVID(chain, identitytest.Bundles(t, ca), time.Time{})
 	wantReason(t, err, identity.ErrNotYetValid)
 }
 
