@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"meshseal/policies"
 	"meshseal/snapshot"
 )
 
@@ -28,6 +29,19 @@ func TestInitBuilds(t *testing.T) {
 	}
 	if draft.Root().IsZero() {
 		t.Error("the root is zero")
+	}
+	var files []policies.File
+	for _, f := range draft.Policies() {
+		files = append(files, policies.File{Path: f.Path, Data: f.Data})
+	}
+	tests, err := policies.Test(t.Context(), files, policies.TestOptions{})
+	if err != nil || len(tests.Results) == 0 {
+		t.Fatalf("%d tests of the policy, %v", len(tests.Results), err)
+	}
+	for _, r := range tests.Results {
+		if !r.Pass {
+			t.Errorf("%s:%d: %s does not pass", r.File, r.Line, r.Name)
+		}
 	}
 	for _, n := range report.Notices {
 		if n.File == "" || n.Code == "" || n.Text == "" {
