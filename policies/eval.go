@@ -84,6 +84,10 @@ func (p *Program) options(input ast.Value, opts []EvalOption) []rego.EvalOption 
 		rego.EvalParsedInput(input),
 		rego.EvalMetrics(metrics.NoOp()),
 		rego.EvalInstrument(false),
+		// Indexing skips a rule that calls startswith, endswith, glob.match or
+		// strings.any_*_match with a value that is no string, where the call
+		// itself is an error: under `not`, that allowed.
+		rego.EvalRuleIndexing(false),
 		rego.EvalInterQueryBuiltinValueCache(p.cache),
 	}
 	if !o.now.IsZero() {

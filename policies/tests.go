@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
@@ -66,11 +66,10 @@ func Test(ctx context.Context, files []File, opts TestOptions) (Report, error) {
 		return Report{}, err
 	}
 	// The program alone first: it must not need what a test file defines.
-	program, err := src.compile(src.program, false)
-	if err != nil {
+	if _, err := src.compile(src.program, false); err != nil {
 		return Report{}, err
 	}
-	if err := src.checkTests(program); err != nil {
+	if err := src.checkTests(); err != nil {
 		return Report{}, err
 	}
 	return src.run(ctx, opts)
@@ -81,32 +80,26 @@ func (s *sources) run(ctx context.Context, opts TestOptions) (Report, error) {
 	for name, m := range s.tests {
 		modules[name] = m.Copy()
 	}
-	store := s.store()
-	txn, err := store.NewTransaction(ctx, storage.TransactionParams{})
-	if err != nil {
-		return Report{}, err
-	}
-	defer store.Abort(ctx, txn)
-	results, err := tester.NewRunner().
-		SetCompiler(s.compiler(true)).
-		SetStore(store).
-		SetModules(modules).
-		SetTimeout(MaxEval).
-		RaiseBuiltinErrors(true).
-		CapturePrintOutput(true).
-		Filter(opts.Run).
-		RunTests(ctx, txn)
+	compiler := s.compiler(true)
+	// The runner compiles so that a test with cases tells of each; the
+	// evaluation is ours, as strict as that of a request.
+	none, err := tester.NewRunner().SetCompiler(compiler).SetModules(modules).Filter(`^\b$`).RunTests(ctx, nil)
 	if err != nil {
 		return Report{}, position(err)
 	}
-	var report Report
-	for r := range results {
-		if r.Location != nil && strings.HasSuffix(r.Location.File, testSuffix) {
-			report.add(r)
-		}
+	for range none {
+		continue
 	}
-	if err := ctx.Err(); err != nil {
-		return Report{}, fmt.Errorf("the tests were not all run: %w", err)
+	var report Report
+	store, only := s.store(), regexp.MustCompile(opts.Run)
+	for _, t := range findTests(compiler) {
+		if !only.MatchString(t.ref.String()) {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return Report{}, fmt.Errorf("the tests were not all run: %w", err)
+		}
+		report.Results = append(report.Results, t.run(ctx, compiler, store)...)
 	}
 	if len(report.Results) == 0 {
 		return Report{}, ErrNoTests
@@ -125,51 +118,31 @@ func compareTests(a, b TestResult) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// add adds a test, or each of its cases where it has any.
-func (r *Report) add(t *tester.Result) {
-	base := TestResult{
-		Package:  t.Package,
-		Name:     t.Name,
-		File:     t.Location.File,
-		Line:     t.Location.Row,
-		Pass:     t.Pass(),
-		Fail:     !t.Pass() && !t.Skip,
-		Skip:     t.Skip,
-		Duration: t.Duration,
-		Output:   string(t.Output),
-	}
-	if t.Error != nil {
-		base.Err = t.Error.Error()
-	}
-	cases := 0
-	for name, sub := range t.SubResults.Iter {
-		if len(sub.SubResults) > 0 {
-			continue
-		}
-		one := base
-		one.Name = t.Name + "/" + strings.Join(name, "/")
-		one.Fail = sub.Fail || t.Error != nil
-		one.Pass = !one.Fail
-		r.Results = append(r.Results, one)
-		cases++
-	}
-	if cases == 0 {
-		r.Results = append(r.Results, base)
-	}
-}
-
-// checkTests holds that no test file adds to a rule of the program: what is
-// tested would then not be what decides.
-func (s *sources) checkTests(program *ast.Compiler) error {
+// checkTests holds that no test file adds to a rule of the program, nor to a
+// part of one: what is tested would then not be what decides.
+func (s *sources) checkTests() error {
 	var problems []error
-	for _, m := range s.tests {
-		for _, r := range m.Rules {
-			ref := r.Ref().GroundPrefix()
-			for _, p := range program.GetRules(ref) {
-				problems = append(problems, fmt.Errorf("%s: %s also stands in the program, at %s; a test may not add to it: give the rule or the package another name", at(r.Loc()), ref, at(p.Loc())))
-				break
+	for _, path := range slices.Sorted(maps.Keys(s.tests)) {
+		for _, r := range s.tests[path].Rules {
+			if p := s.programRule(r.Ref()); p != nil {
+				problems = append(problems, fmt.Errorf("%s: %s adds to what the program defines at %s; give the rule or its package another name",
+					at(r.Loc()), r.Ref().GroundPrefix(), at(p.Loc())))
 			}
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// programRule is a rule of the program that has the name, in its package, that
+// ref begins with.
+func (s *sources) programRule(ref ast.Ref) *ast.Rule {
+	for _, path := range slices.Sorted(maps.Keys(s.program)) {
+		for _, r := range s.program[path].Rules {
+			whole := r.Ref()
+			if ref.HasPrefix(whole[:len(whole)-len(r.Head.Ref())+1]) {
+				return r
+			}
+		}
+	}
+	return nil
 }
