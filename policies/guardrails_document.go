@@ -32,7 +32,7 @@ func guardDocument(p GuardProxy, n GuardNames) (ast.Value, error) {
 		messages: map[string][]*ast.Term{}, fields: map[string][]*ast.Term{}, strings: map[string][]*ast.Term{},
 	}
 	for _, r := range p.Resources {
-		x.resource = object("type", ast.StringTerm(r.Type), "name", ast.StringTerm(r.Name), "direction", ast.StringTerm(r.Direction))
+		x.resource = objectTerm("type", ast.StringTerm(r.Type), "name", ast.StringTerm(r.Name), "direction", ast.StringTerm(r.Direction))
 		if _, err := x.term(r.Body, nil); err != nil {
 			return nil, fmt.Errorf("%s %q: %w", r.Type, r.Name, err)
 		}
@@ -41,12 +41,12 @@ func guardDocument(p GuardProxy, n GuardNames) (ast.Value, error) {
 	for _, kv := range n.Provenance {
 		provenance = append(provenance, ast.ArrayTerm(ast.StringTerm(kv[0]), ast.StringTerm(kv[1])))
 	}
-	return object(
+	return objectTerm(
 		"messages", lists(x.messages),
 		"fields", lists(x.fields),
 		"strings", lists(x.strings),
 		"extensions", ast.ArrayTerm(x.extensions...),
-		"names", object(
+		"names", objectTerm(
 			"authz_cluster", ast.StringTerm(n.AuthzCluster),
 			"xds_cluster", ast.StringTerm(n.XDSCluster),
 			"sds_cluster", ast.StringTerm(n.SDSCluster),
@@ -56,8 +56,8 @@ func guardDocument(p GuardProxy, n GuardNames) (ast.Value, error) {
 	).Value, nil
 }
 
-// object is an object of keys, each a string with its *ast.Term behind it.
-func object(pairs ...any) *ast.Term {
+// objectTerm is an object of keys, each a string with its *ast.Term behind it.
+func objectTerm(pairs ...any) *ast.Term {
 	o := ast.NewObject()
 	for i := 0; i < len(pairs); i += 2 {
 		o.Insert(ast.StringTerm(pairs[i].(string)), pairs[i+1].(*ast.Term))
@@ -128,7 +128,7 @@ func (x *guardIndex) message(m map[string]any, path []*ast.Term) (*ast.Term, err
 }
 
 func (x *guardIndex) node(value *ast.Term, path []*ast.Term) *ast.Term {
-	return object("resource", x.resource, "path", ast.ArrayTerm(path...), "value", value)
+	return objectTerm("resource", x.resource, "path", ast.ArrayTerm(path...), "value", value)
 }
 
 func step(path []*ast.Term, next *ast.Term) []*ast.Term {

@@ -2,9 +2,12 @@ package policies
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
+	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -46,5 +49,41 @@ func TestGuardFindsNothingInNothing(t *testing.T) {
 	found, err := Guard(context.Background(), GuardInput{Proxies: []GuardProxy{{Name: "p"}}})
 	if err != nil || len(found) != 0 {
 		t.Fatalf("Guard = %v, %v", found, err)
+	}
+}
+
+// docs/guardrails.md shows the table as it is, and every type on a list.
+func TestGuardrailsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/guardrails.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := regexp.MustCompile("(?m)^\\| `([A-Z][A-Z0-9_]+)` \\|.*$")
+	var got, want []string
+	for _, m := range row.FindAllString(string(page), -1) {
+		got = append(got, m)
+	}
+	for _, r := range GuardrailTable() {
+		waivable := map[bool]string{false: "no", true: "yes"}[r.Waivable]
+		want = append(want, fmt.Sprintf("| `%s` | %s | %s | %s | %s |", r.Code, r.Title, r.Text, r.Mend, waivable))
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("the table in Go (-) and in docs/guardrails.md (+):\n%s", d)
+	}
+	listed := regexp.MustCompile(`(?m)^\s+"(envoy\.[A-Za-z0-9_.]+)",`)
+	for _, name := range []string{"guardrails/filters.rego", "guardrails/extensions.rego"} {
+		data, err := guardrailFiles.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		types := listed.FindAllSubmatch(data, -1)
+		if len(types) == 0 {
+			t.Errorf("%s lists no type", name)
+		}
+		for _, m := range types {
+			if !strings.Contains(string(page), "`"+string(m[1])) {
+				t.Errorf("docs/guardrails.md does not list %s", m[1])
+			}
+		}
 	}
 }

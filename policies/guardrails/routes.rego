@@ -50,3 +50,10 @@ findings contains found("REWRITE_BY_PATTERN", n, [field], "what the backend sees
 	]
 	has(n.value, field)
 }
+
+# What a tunnel asks the next proxy for can be made of what the client says.
+findings contains found("REWRITE_BY_PATTERN", n, [field], "the target of the tunnel is computed from the connection after it was authorized") if {
+	some n in input.messages["envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig"]
+	some field in ["hostname", "post_path"]
+	contains(object.get(n.value, field, ""), "%")
+}

@@ -58,3 +58,14 @@ findings contains found("CEL_IN_METADATA", n, ["initial_metadata", i, "value"], 
 	some i, header in n.value.initial_metadata
 	contains(header.value, "CEL(")
 }
+
+# Certificates and keys are files of the host in many an Envoy; what they are
+# good for is proven by meshseal's own check of the caller.
+findings contains found("LOCAL_DATA", n, [field], "the content comes from the host and not from the snapshot") if {
+	some n in input.messages["envoy.config.core.v3.DataSource"]
+	some field in ["filename", "environment_variable"]
+	has(n.value, field)
+	not in_transport_socket(n.path)
+}
+
+in_transport_socket(path) if "transport_socket" in path
