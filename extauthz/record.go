@@ -125,17 +125,20 @@ func (l *Lines) Record(r Record) error {
 // they are: DEL and C1 (U+0080 to U+009F, CSI among them). In JSON they can
 // only stand inside strings.
 func escapeControls(line []byte) []byte {
-	isControl := func(r rune) bool { return r >= 0x7f && r <= 0x9f }
-	if bytes.IndexFunc(line, isControl) < 0 {
-		return line
-	}
-	var out bytes.Buffer
-	for _, r := range string(line) {
-		if isControl(r) {
-			fmt.Fprintf(&out, `\u%04x`, r)
-		} else {
-			out.WriteRune(r)
+	var out []byte
+	done := 0
+	for i, b := range line {
+		switch {
+		case b == 0x7f:
+			out = append(append(out, line[done:i]...), `\u007f`...)
+			done = i + 1
+		case i > 0 && line[i-1] == 0xc2 && b >= 0x80 && b <= 0x9f: // C1 in UTF-8
+			out = fmt.Appendf(append(out, line[done:i-1]...), `\u%04x`, b)
+			done = i + 1
 		}
 	}
-	return out.Bytes()
+	if done == 0 {
+		return line
+	}
+	return append(out, line[done:]...)
 }
