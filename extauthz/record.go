@@ -1,7 +1,6 @@
 package extauthz
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
