@@ -165,14 +165,17 @@ func TestRealEnvoy(t *testing.T) {
 
 	t.Run("a bad listener is rejected once", func(t *testing.T) {
 		bad := tcpListener(t, "bad", "b", pipe(filepath.Join(dir, "none", "bad.sock")))
-		mesh := []proto.Message{edsCluster("b", 2*time.Second), place("b", "two"), in, routes("in", "b"), bad}
+		good := tcpListener(t, "good", "b", pipe(filepath.Join(dir, "good.sock")))
+		mesh := []proto.Message{edsCluster("b", 2*time.Second), place("b", "two"), in, routes("in", "b"), bad, good}
 		b.Adopt(take(t, resources{"web": mesh}))
 		p := b.becomes("web", Mixed)
 		nack := p.Streams[0].Types[slices.IndexFunc(p.Streams[0].Types, func(s TypeStatus) bool { return s.Type == lds })].Nack
 		if nack == nil || !strings.Contains(nack.Text, "bad") || len(p.Rejections) != 1 {
 			t.Errorf("the proxy is %+v with %+v, want the listener's rejection with Envoy's text", p, nack)
 		}
-		t.Logf("Envoy said: %s", nack.Text)
+		if n := e.Stat("listener_manager.total_listeners_active"); n != 2 {
+			t.Errorf("%g listeners are active, want the old one and the good one of the rejected response", n)
+		}
 		b.Adopt(take(t, resources{"web": append(mesh, edsCluster("c", time.Second), place("c", "one"))}))
 		e.WaitStat("cluster.c.membership_total", 1)
 		if got := e.get(); got != "two" {

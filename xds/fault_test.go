@@ -341,12 +341,17 @@ func TestTooManyStreamsOfOneProxy(t *testing.T) {
 func TestReplicasOfOneProxy(t *testing.T) {
 	b := serve(t)
 	b.Adopt(take(t, resources{"web": {cluster("a")}}))
-	one, two := b.open("web"), b.with(baseID("web"))
-	for _, s := range []*xdstest.Stream{one, two} {
+	var streams []*xdstest.Stream
+	for _, open := range []func() *xdstest.Stream{
+		func() *xdstest.Stream { return b.open("web") }, func() *xdstest.Stream { return b.with(baseID("web")) },
+	} {
+		s := open()
 		s.Request(cds).Ack()
 		s.Request(lds).Ack()
 		s.Quiet()
+		streams = append(streams, s)
 	}
+	one, two := streams[0], streams[1]
 	if p := b.proxy("web"); p.State != Synced || len(p.Streams) != 2 {
 		t.Errorf("the proxy is %+v", p)
 	}

@@ -145,3 +145,34 @@ func TestNackOfAnEndlessText(t *testing.T) {
 		t.Errorf("the text has %d bytes", len(n.Text))
 	}
 }
+
+func TestRejectedRemovalIsTriedAgainWithTheNextSnapshot(t *testing.T) {
+	b := serve(t)
+	b.Adopt(take(t, resources{"web": {cluster("a")}}))
+	s := b.open("web")
+	s.Request(cds).Ack()
+	b.Adopt(take(t, resources{"web": nil}))
+	s.Next(cds).Equals().Removed("a").Nack("no")
+	s.Quiet() // not now
+	b.Adopt(take(t, resources{"web": {cluster("b")}}))
+	s.Next(cds).Equals(cluster("b")).Removed("a").Ack()
+	s.Request(lds).Ack()
+	s.Quiet()
+	if p := b.proxy("web"); p.State != Synced {
+		t.Errorf("the proxy is %+v, want it synced", p)
+	}
+}
+
+func TestWhatATextNames(t *testing.T) {
+	for text, want := range map[string]bool{
+		"a": true, "x a y": true, "listener(s) a: no": true, "ab a": true, "(a)": true,
+		"": false, "ab": false, "b-a": false, "a_b": false, "xa": false, "A": false,
+	} {
+		if names(text, "a") != want {
+			t.Errorf("names(%q, \"a\") is %t, want %t", text, !want, want)
+		}
+	}
+	if names("abc", "") {
+		t.Error("a text names nothing")
+	}
+}

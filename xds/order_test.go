@@ -168,3 +168,16 @@ func TestRouteTableGoesAfterItsListener(t *testing.T) {
 	s.Next(rds).Equals().Removed("in").Ack()
 	s.Next(cds).Equals().Removed("a").Ack()
 }
+
+func TestEndpointsGoAfterTheirCluster(t *testing.T) {
+	b := serve(t)
+	b.Adopt(take(t, resources{"web": {edsCluster("e", time.Second), endpoints("e")}}))
+	s := b.open("web")
+	s.Request(cds).Ack()
+	s.Request(eds, "e").Ack()
+	b.Adopt(take(t, resources{"web": nil}))
+	gone := s.Next(cds).Equals().Removed("e")
+	s.Quiet()
+	gone.Ack()
+	s.Next(eds).Equals().Removed("e").Ack()
+}
