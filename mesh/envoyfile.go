@@ -42,9 +42,8 @@ func (p *proxyConfig) readResources(s *source) error {
 	}
 	v := &visitor{source: s, packed: p.packed}
 	response := &discoveryv3.DiscoveryResponse{}
-	opts := protoyaml.UnmarshalOptions{Path: s.file, CustomUnmarshaler: v}
-	if err := opts.Unmarshal([]byte(strings.Join(s.lines, "\n")), response); err != nil {
-		return s.explain(err)
+	if err := s.unmarshal(v, response); err != nil {
+		return err
 	}
 	if err := v.validate(); err != nil {
 		return err
@@ -56,6 +55,21 @@ func (p *proxyConfig) readResources(s *source) error {
 		if err := p.add(a); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// unmarshal decodes the file. A server builds what others have written, so
+// that no fault in the decoder may end it.
+func (s *source) unmarshal(v *visitor, into proto.Message) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: the file cannot be decoded: %v", s.file, r)
+		}
+	}()
+	opts := protoyaml.UnmarshalOptions{Path: s.file, CustomUnmarshaler: v}
+	if err := opts.Unmarshal([]byte(strings.Join(s.lines, "\n")), into); err != nil {
+		return s.explain(err)
 	}
 	return nil
 }

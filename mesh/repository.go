@@ -140,7 +140,7 @@ func (repo *repository) readMesh(r *reader) error {
 		"mesh":               parsed(s, &m.Name, parseName),
 		"trust_domains":      s.trustDomains(&m.TrustDomains),
 		"statement_lifetime": parsed(s, &m.StatementLifetime, durationUpTo(snapshot.MaxStatementLifetime)),
-		"grace":              parsed(s, &m.Grace, durationUpTo(maxGrace)),
+		"grace":              parsed(s, &m.Grace, durationUpTo(snapshot.MaxGrace)),
 		"policy_path":        parsed(s, &m.PolicyPath, parsePolicyPath),
 		"sds_cluster":        parsed(s, &m.SDSCluster, parseSDSCluster),
 	})
@@ -184,9 +184,6 @@ func (s *source) trustDomains(into *[]spiffeid.TrustDomain) func(*yaml.Node) err
 		return err
 	}
 }
-
-// maxGrace bounds how long a superseded configuration may still be named.
-const maxGrace = 10 * time.Minute
 
 func parseFormat(s string) (string, error) {
 	if s != snapshot.FormatV1 {

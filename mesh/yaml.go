@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -41,8 +43,12 @@ func readYAML(file string, data []byte) (*source, error) {
 	if i := bytes.IndexByte(data, 0); i >= 0 {
 		return nil, fmt.Errorf("%s: the file has a NUL character at byte %d", file, i)
 	}
-	s.lines = strings.Split(string(data), "\n")
-	dec := yaml.NewDecoder(bytes.NewReader(data))
+	text := strings.ReplaceAll(string(data), "\r\n", "\n")
+	if i := strings.IndexAny(text, "\r\u0085\u2028\u2029"); i >= 0 {
+		return nil, fmt.Errorf("%s:%d: a line break that is neither LF nor CRLF", file, 1+strings.Count(text[:i], "\n"))
+	}
+	s.lines = strings.Split(text, "\n")
+	dec := yaml.NewDecoder(strings.NewReader(text))
 	var doc, next yaml.Node
 	if err := dec.Decode(&doc); errors.Is(err, io.EOF) {
 		return s, nil
@@ -152,6 +158,9 @@ func (s *source) fail(n *yaml.Node, format string, args ...any) error {
 }
 
 func (s *source) failAt(line, column int, field, text string) error {
+	if strings.ContainsFunc(field, unicode.IsControl) {
+		field = strconv.Quote(field)
+	}
 	if field != "" {
 		text = field + ": " + text
 	}
@@ -165,7 +174,7 @@ func (s *source) excerpt(line, column int) string {
 	if line < 1 || line > len(s.lines) {
 		return ""
 	}
-	text := []rune(strings.TrimRight(s.lines[line-1], "\r"))
+	text := []rune(s.lines[line-1])
 	if column < 1 || column > len(text)+1 || column > width {
 		return ""
 	}
@@ -173,7 +182,7 @@ func (s *source) excerpt(line, column int) string {
 		text = append(text[:width:width], '…')
 	}
 	for i, r := range text {
-		if r < ' ' || r == 0x7f {
+		if unicode.IsControl(r) {
 			text[i] = ' '
 		}
 	}
