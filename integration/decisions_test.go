@@ -84,7 +84,7 @@ func TestBadCertificatesEndAtTheHandshake(t *testing.T) {
 	}
 	t.Run("no certificate", func(t *testing.T) {
 		c := s.client(t)
-		transportOf(c).TLSClientConfig.Certificates = nil
+		transportOf(c).TLSClientConfig.GetClientCertificate = nil
 		if resp, err := c.Do(get(t, s.url("/items/1"))); err == nil {
 			t.Errorf("answered %s", resp.Status)
 			resp.Body.Close()

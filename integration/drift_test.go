@@ -2,8 +2,16 @@ package integration
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"meshseal/internal/meshtest"
 )
@@ -130,4 +138,120 @@ func TestMeshsealIsGone(t *testing.T) {
 		a := ask(t, c, s.url("/items/1"))
 		return wantErr(a.code == 200, "%d %s", a.code, a.body)
 	})
+}
+
+// TestEditedBehindMeshsealsBack: a second control plane serves the app's Envoy
+// an edited copy of what was sealed, marks kept or moved about. The decision
+// sees it by what carried the request.
+func TestEditedBehindMeshsealsBack(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	sealed := s.appEnvoy()
+	wantAnswer(t, s.client(t), s.url("/items/1"), 200, "")
+	dump, err := sealed.Admin("/config_dump?include_eds")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sealed.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	items := func(m proto.Message) *routev3.Route {
+		if table, ok := m.(*routev3.RouteConfiguration); ok && table.Name == "table" {
+			for _, r := range table.VirtualHosts[0].Routes {
+				if r.Name == "items" {
+					return r
+				}
+			}
+		}
+		return nil
+	}
+	var otherMark *corev3.Metadata // of the route "other"
+	for _, c := range []struct {
+		name, reason string
+		edit         func(proto.Message)
+	}{
+		{"nothing", "", func(proto.Message) {}},
+		{"another cluster, the mark kept", "CLUSTER_MISMATCH", func(m proto.Message) {
+			if r := items(m); r != nil {
+				r.GetRoute().ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: "other"}
+			}
+		}},
+		{"no mark on the route", "ROUTE_UNMARKED", func(m proto.Message) {
+			if r := items(m); r != nil {
+				r.Metadata = nil
+			}
+		}},
+		{"another route's mark and cluster", "ROUTE_NAME_MISMATCH", func(m proto.Message) {
+			if table, ok := m.(*routev3.RouteConfiguration); ok && table.Name == "table" {
+				for _, r := range table.VirtualHosts[0].Routes {
+					if r.Name == "other" {
+						otherMark = r.Metadata
+					}
+				}
+			}
+			if r := items(m); r != nil {
+				r.Metadata = otherMark
+				r.GetRoute().ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: "other"}
+			}
+		}},
+		{"another route's name", "ROUTE_NAME_MISMATCH", func(m proto.Message) {
+			if r := items(m); r != nil {
+				r.Name = "other"
+			}
+		}},
+		{"no mark on the cluster", "CLUSTER_UNMARKED", func(m proto.Message) {
+			if c, ok := m.(*clusterv3.Cluster); ok && c.Name == "app" {
+				c.Metadata = nil
+			}
+		}},
+		{"a mark that no snapshot has on the cluster", "CLUSTER_UNKNOWN", func(m proto.Message) {
+			if c, ok := m.(*clusterv3.Cluster); ok && c.Name == "app" {
+				c.Metadata.FilterMetadata["meshseal"].Fields["mark"] = structpb.NewStringValue(strings.Repeat("a", 26))
+			}
+		}},
+		{"the filter chain's name", "CHAIN_UNKNOWN", func(m proto.Message) {
+			if l, ok := m.(*listenerv3.Listener); ok && l.Name == "http" {
+				l.FilterChains[0].Name = "renamed"
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s.app.Forget()
+			s.other.Forget()
+			config, admin := s.Bootstrap("app", s.CA.SVID(id("app", "app-1")))
+			socket := filepath.Join(filepath.Dir(config), "second.sock")
+			meshtest.ServeEdited(t, socket, dump, c.edit)
+			envoy := meshtest.StartEnvoy(t, meshtest.PointAt(t, config, socket), admin)
+			if c.reason == "" {
+				wantAnswer(t, s.client(t), s.url("/items/1"), 200, "")
+			} else {
+				wantAnswer(t, s.client(t), s.url("/items/1"), 403, c.reason)
+				if n := len(s.app.Seen()) + len(s.other.Seen()); n != 0 {
+					t.Errorf("the backends saw %d requests", n)
+				}
+			}
+			if err := envoy.Stop(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestRevocationOnALiveConnection: a commit that revokes a digest ends what its
+// holder may do at once, also on the connection that is open; git revert gives
+// it back.
+func TestRevocationOnALiveConnection(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	envoy := s.appEnvoy()
+	c := s.client(t)
+	wantAnswer(t, c, s.url("/items/1"), 200, "")
+	s.WaitInForce(s.Repo.Replace("revoke", "workloads/client.yaml", "revoked: [", "revoked: [sha256:"+digest("client-1")+", "))
+	wantAnswer(t, c, s.url("/items/1"), 403, "DIGEST_REVOKED")
+	s.Repo.Git("revert", "--no-edit", "HEAD")
+	s.WaitInForce(s.Repo.Git("rev-parse", "HEAD"))
+	wantAnswer(t, c, s.url("/items/1"), 200, "")
+	if n := envoy.Stat("listener." + s.appHost + "_8443.downstream_cx_total"); n != 1 {
+		t.Errorf("%g connections were made, wanted one", n)
+	}
 }

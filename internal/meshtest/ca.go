@@ -108,11 +108,15 @@ func (s *SVID) TLS() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{s.cert.Raw}, PrivateKey: s.key, Leaf: s.cert}
 }
 
-// Client is a TLS client configuration that shows the SVID and accepts any
-// server of the trust bundle, whatever its name: SVIDs name no host.
+// Client is a TLS client configuration that shows the SVID, also to a server
+// that asks for another CA's, and accepts any server of the trust bundle,
+// whatever its name: SVIDs name no host.
 func (s *SVID) Client(bundle *CA) *tls.Config {
 	return &tls.Config{
-		Certificates:       []tls.Certificate{s.TLS()},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			c := s.TLS()
+			return &c, nil
+		},
 		InsecureSkipVerify: true, // verified by VerifyConnection, without a host name
 		VerifyConnection: func(c tls.ConnectionState) error {
 			_, err := c.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: bundle.Pool()})

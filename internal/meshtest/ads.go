@@ -1,8 +1,9 @@
-package main
+package meshtest
 
 import (
 	"encoding/json"
 	"os"
+	"path/filepath"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -22,8 +23,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
-
-	"meshseal/internal/meshtest"
 )
 
 // second is a control plane that knows one Envoy's resources and serves them to
@@ -52,44 +51,32 @@ func (s *second) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscovery
 	}
 }
 
-// serveEdited takes an Envoy's resources from its config dump, sends the route
-// to orders to another cluster, and serves the result on a Unix socket. It
-// returns what it changed.
-func serveEdited(w *world, socket, dump string) string {
+// ServeEdited is a control plane that nobody signed for: it takes an Envoy's
+// resources from its /config_dump?include_eds, lets edit change each, and
+// serves them to whoever asks on a Unix socket.
+func ServeEdited(t T, socket, dump string, edit func(proto.Message)) {
+	t.Helper()
 	s := &second{resources: map[string][]*discoveryv3.Resource{}}
-	edited := ""
-	for _, m := range dumped(w, dump) {
-		name := m.(interface{ GetName() string }).GetName()
-		if table, ok := m.(*routev3.RouteConfiguration); ok && name == "orders" {
-			for _, r := range table.VirtualHosts[0].Routes {
-				if r.GetRoute().GetCluster() == "orders" {
-					r.GetRoute().ClusterSpecifier = &routev3.RouteAction_Cluster{Cluster: "app"}
-					edited = "route " + r.Name + " leads to cluster app instead of orders, its mark as before"
-				}
-			}
-		}
+	for _, m := range dumped(t, dump) {
+		edit(m)
 		a, err := anypb.New(m)
 		if err != nil {
-			w.Fatalf("%v", err)
+			t.Fatalf("%v", err)
 		}
-		s.resources[a.TypeUrl] = append(s.resources[a.TypeUrl], &discoveryv3.Resource{Name: name, Version: "edited", Resource: a})
+		s.resources[a.TypeUrl] = append(s.resources[a.TypeUrl], &discoveryv3.Resource{Name: nameOf(m), Version: "edited", Resource: a})
 	}
-	if edited == "" {
-		w.Fatalf("the Envoy has no route to orders")
-	}
-	meshtest.ServeGRPC(w, "unix", socket, func(g *grpc.Server) { discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s) })
-	return edited
+	ServeGRPC(t, "unix", socket, func(g *grpc.Server) { discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s) })
 }
 
-// named gives endpoints, whose name is that of their cluster, a GetName.
-type named struct {
-	*endpointv3.ClusterLoadAssignment
+func nameOf(m proto.Message) string {
+	if e, ok := m.(*endpointv3.ClusterLoadAssignment); ok {
+		return e.ClusterName
+	}
+	return m.(interface{ GetName() string }).GetName()
 }
-
-func (n named) GetName() string { return n.ClusterName }
 
 // dumped are the resources that came over xDS, from Envoy's /config_dump.
-func dumped(w *world, text string) []proto.Message {
+func dumped(t T, text string) []proto.Message {
 	var doc struct {
 		Configs []struct {
 			Clusters []struct{ Cluster json.RawMessage } `json:"dynamic_active_clusters"`
@@ -105,20 +92,17 @@ func dumped(w *world, text string) []proto.Message {
 		}
 	}
 	if err := json.Unmarshal([]byte(text), &doc); err != nil {
-		w.Fatalf("config dump: %v", err)
+		t.Fatalf("config dump: %v", err)
 	}
 	var all []proto.Message
 	add := func(raw json.RawMessage, m proto.Message) {
 		// The dump shows each resource with its @type.
 		a := &anypb.Any{}
 		if err := protojson.Unmarshal(raw, a); err != nil {
-			w.Fatalf("config dump: %v", err)
+			t.Fatalf("config dump: %v", err)
 		}
 		if err := a.UnmarshalTo(m); err != nil {
-			w.Fatalf("config dump: %v", err)
-		}
-		if e, ok := m.(*endpointv3.ClusterLoadAssignment); ok {
-			m = named{e}
+			t.Fatalf("config dump: %v", err)
 		}
 		all = append(all, m)
 	}
@@ -139,16 +123,17 @@ func dumped(w *world, text string) []proto.Message {
 	return all
 }
 
-// pointAt writes a copy of a bootstrap whose xDS cluster is a plain Unix
+// PointAt writes a copy of a bootstrap whose xDS cluster is a plain Unix
 // socket: what somebody who can edit the bootstrap would do.
-func (w *world) pointAt(socket, bootstrap string) string {
+func PointAt(t T, bootstrap, socket string) string {
+	t.Helper()
 	text, err := os.ReadFile(bootstrap)
 	if err != nil {
-		w.Fatalf("%v", err)
+		t.Fatalf("%v", err)
 	}
 	var doc map[string]any
 	if err := yaml.Unmarshal(text, &doc); err != nil {
-		w.Fatalf("%v", err)
+		t.Fatalf("%v", err)
 	}
 	found := false
 	for _, c := range doc["static_resources"].(map[string]any)["clusters"].([]any) {
@@ -164,11 +149,11 @@ func (w *world) pointAt(socket, bootstrap string) string {
 		}}}
 	}
 	if !found {
-		w.Fatalf("the bootstrap has no cluster meshseal-xds")
+		t.Fatalf("the bootstrap has no cluster meshseal-xds")
 	}
 	out, err := yaml.Marshal(doc)
 	if err != nil {
-		w.Fatalf("%v", err)
+		t.Fatalf("%v", err)
 	}
-	return meshtest.Write(w, w.dir, "second.yaml", string(out))
+	return Write(t, filepath.Dir(bootstrap), "pointed-elsewhere.yaml", string(out))
 }
