@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,8 @@ func TestStatementInOneFormOnly(t *testing.T) {
 		"number with fraction":    replace(`"sequence":7`, `"sequence":7.0`),
 		"number below zero":       replace(`"sequence":7`, `"sequence":-7`),
 		"number of zero":          replace(`"sequence":7`, `"sequence":0`),
+		"tree of nothing":         replace(`"treeSize":8`, `"treeSize":0`),
+		"previous, unsigned":      strings.Replace(text, text[strings.Index(text, `"issued"`):], `"previous":"`+image("p").String()+`"}}`, 1),
 		"number too large":        replace(`"sequence":7`, `"sequence":9007199254740992`),
 		"number beyond 64 bits":   replace(`"sequence":7`, `"sequence":18446744073709551623`),
 		"another type":            replace(`Statement/v1`, `Statement/v0.1`),
@@ -113,6 +116,39 @@ func TestEnvelopeInOneFormOnly(t *testing.T) {
 				t.Error("accepted")
 			}
 		})
+	}
+}
+
+// A form that is right in everything but its size.
+func TestEnvelopeHasBounds(t *testing.T) {
+	var e envelope
+	for i := range MaxSignatures + 1 {
+		e.signatures = append(e.signatures, signature{keyID: image(fmt.Sprint(i)).Hex(), sig: []byte{1}})
+	}
+	many, err := e.seal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parseEnvelope(many.raw); err == nil {
+		t.Errorf("%d signatures are accepted", len(e.signatures))
+	}
+	if _, err := many.with(signature{keyID: image("one more").Hex(), sig: []byte{1}}); err == nil {
+		t.Error("one more is added")
+	}
+	e.signatures = e.signatures[:MaxSignatures]
+	full, err := e.seal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parseEnvelope(full.raw); err != nil {
+		t.Error(err)
+	}
+	large, err := envelope{payload: make([]byte, maxEnvelope)}.seal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parseEnvelope(large.raw); err == nil {
+		t.Errorf("%d bytes are accepted", len(large.raw))
 	}
 }
 
