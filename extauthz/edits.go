@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -48,8 +49,13 @@ func checkEdits(r policies.Result) error {
 		}
 	}
 	for _, q := range r.QueryParametersToSet {
-		if !isQuery(q.Name, "&=#") || q.Name == "" || !isQuery(q.Value, "&#") {
-			return fmt.Errorf("query_parameters_to_set: %q is not percent-encoded; Envoy writes it into the path as it is", q.Name)
+		if q.Name == "" || !unreserved(q.Name) || !unreserved(q.Value) {
+			return fmt.Errorf("query_parameters_to_set: %q=%q: %w", q.Name, q.Value, errReserved)
+		}
+	}
+	for _, name := range r.QueryParametersToRemove {
+		if name == "" || !unreserved(name) {
+			return fmt.Errorf("query_parameters_to_remove: %q: %w", name, errReserved)
 		}
 	}
 	if !r.Allowed && (r.HTTPStatus < 300 || r.HTTPStatus > 599) {
@@ -71,47 +77,61 @@ func checkEdit(name string) error {
 	return nil
 }
 
-// isQuery reports whether s may stand in the query of a URL (RFC 3986 section
-// 3.4) and has none of the characters in without.
-func isQuery(s, without string) bool {
-	for i := range len(s) {
-		c := s[i]
-		switch {
-		case strings.IndexByte(without, c) >= 0:
-			return false
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		case strings.IndexByte("-._~!$&'()*+,;=:@/?", c) >= 0:
-		case c == '%' && i+2 < len(s) && isHex(s[i+1]) && isHex(s[i+2]):
-		default:
-			return false
-		}
+// errReserved: Envoy writes names and values into the path as they are, and
+// with validate_mutations, which the build sets, answers 500 to any that it
+// would have to escape (seen on 1.40.0), also to one that is escaped already.
+var errReserved = errors.New("only letters, digits and -._~ may stand in it")
+
+// unreserved reports whether s has only the unreserved characters of RFC 3986
+// section 2.3.
+func unreserved(s string) bool {
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~") == ""
+}
+
+const (
+	add     = corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD
+	replace = corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD
+)
+
+// requestHeaders go to the backend. The first value of a name takes the place
+// of what the client sent; further ones are added to it. Envoy 1.40.0 does
+// that by the older flag alone: by the action, the last value wins (seen), and
+// with neither set, Envoys differ in whether they add or replace.
+func requestHeaders(headers []policies.Header) []*corev3.HeaderValueOption {
+	out := headerOptions(headers, replace)
+	for _, h := range out {
+		h.Append = wrapperspb.Bool(h.GetAppendAction() == add) //nolint:staticcheck // SA1019: see above
 	}
-	return true
+	return out
 }
 
-func isHex(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+// responseHeaders are added to those of the backend's response: replacing them
+// would take away its cookies.
+func responseHeaders(headers []policies.Header) []*corev3.HeaderValueOption {
+	return headerOptions(headers, add)
 }
 
-// headerOptions are headers in Envoy's form. The first value of a name takes
-// the place of what is there, so that a client cannot bring its own; further
-// ones are added to it. Both the action and the older append flag say so: with
-// neither set, Envoys differ in whether they add or replace.
-func headerOptions(headers []policies.Header) []*corev3.HeaderValueOption {
+// denialHeaders are those of a denial, in place of Envoy's own. By the older
+// flag, of several values only the first is sent (seen on 1.40.0).
+func denialHeaders(headers []policies.Header) []*corev3.HeaderValueOption {
+	return headerOptions(headers, replace)
+}
+
+// headerOptions are headers in Envoy's form, the first of a name carried out by
+// the action first, further ones added.
+func headerOptions(headers []policies.Header, first corev3.HeaderValueOption_HeaderAppendAction) []*corev3.HeaderValueOption {
 	var out []*corev3.HeaderValueOption
 	seen := map[string]bool{}
 	for _, h := range headers {
-		name := strings.ToLower(h.Name)
-		action := corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD
+		name, action := strings.ToLower(h.Name), first
 		if seen[name] {
-			action = corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD
+			action = add
 		}
+		seen[name] = true
 		out = append(out, &corev3.HeaderValueOption{
 			Header:       &corev3.HeaderValue{Key: name, Value: h.Value},
 			AppendAction: action,
-			Append:       wrapperspb.Bool(seen[name]), //nolint:staticcheck // SA1019: Envoys before append_action read this one
 		})
-		seen[name] = true
 	}
 	return out
 }

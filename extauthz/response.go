@@ -1,6 +1,8 @@
 package extauthz
 
 import (
+	"slices"
+
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
@@ -27,9 +29,9 @@ func respond(d Decision) *authv3.CheckResponse {
 	return &authv3.CheckResponse{
 		Status: &status.Status{Code: int32(codes.OK)},
 		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
-			Headers:                 headerOptions(r.Headers),
+			Headers:                 requestHeaders(r.Headers),
 			HeadersToRemove:         r.RequestHeadersToRemove,
-			ResponseHeadersToAdd:    headerOptions(r.ResponseHeadersToAdd),
+			ResponseHeadersToAdd:    responseHeaders(r.ResponseHeadersToAdd),
 			QueryParametersToSet:    queryParameters(r.QueryParametersToSet),
 			QueryParametersToRemove: r.QueryParametersToRemove,
 		}},
@@ -47,9 +49,8 @@ func denied(d Decision) *authv3.CheckResponse {
 	if body == "" {
 		body = reason + " " + d.id + "\n"
 	}
-	headers := append(headerOptions(own.Headers), headerOptions([]policies.Header{
-		{Name: HeaderReason, Value: reason}, {Name: HeaderDecision, Value: d.id},
-	})...)
+	headers := denialHeaders(append(slices.Clip(own.Headers),
+		policies.Header{Name: HeaderReason, Value: reason}, policies.Header{Name: HeaderDecision, Value: d.id}))
 	return &authv3.CheckResponse{
 		Status: &status.Status{Code: int32(codes.PermissionDenied), Message: reason},
 		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
