@@ -104,12 +104,14 @@ func TestTrustBundlesRefused(t *testing.T) {
 	ca := identitytest.NewCA(t, "shop.test")
 	td := ca.TrustDomain()
 	leaf := identitytest.Chain(t, ca.SVID(t, webID))
+	plain := identitytest.Chain(t, ca.SVID(t, webID, identitytest.WithKeyUsage(0)))
 	encipher := identitytest.NewCA(t, "shop.test", identitytest.WithKeyUsage(x509.KeyUsageKeyEncipherment))
 	for name, given := range map[string]map[spiffeid.TrustDomain][]*x509.Certificate{
 		"nothing":                   nil,
 		"an empty bundle":           {td: nil},
 		"no domain":                 {{}: ca.Bundle()},
 		"a leaf":                    {td: leaf},
+		"a leaf without key usage":  {td: plain},
 		"a missing certificate":     {td: {nil}},
 		"a CA that may not sign":    {td: encipher.Bundle()},
 		"one good, one empty":       {td: ca.Bundle(), spiffeid.RequireTrustDomainFromString("other.test"): nil},

@@ -2,6 +2,8 @@ package identity_test
 
 import (
 	"bytes"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"strings"
 	"testing"
@@ -40,6 +42,7 @@ func TestPeerCertificateRefused(t *testing.T) {
 	block := func(typ string, der []byte) string {
 		return string(pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: der}))
 	}
+	big := ca.SVID(t, webID, identitytest.WithExtension(pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 55555, 1}, Value: make([]byte, 17<<10)}))
 	damaged := strings.Replace(text, "-----END CERTIFICATE-----", "-----END-----", 1)
 	tests := map[string]struct {
 		in   string
@@ -61,7 +64,7 @@ func TestPeerCertificateRefused(t *testing.T) {
 		"an empty block":               {identitytest.EnvoyEncode(block("CERTIFICATE", nil)), identity.ErrCertificateMalformed},
 		"bytes behind the certificate": {identitytest.EnvoyEncode(block("CERTIFICATE", append(bytes.Clone(svid.Certificate[0]), 0))), identity.ErrCertificateMalformed},
 		"too many bytes":               {strings.Repeat("A", 64<<10+1), identity.ErrCertificateMalformed},
-		"a block of too many bytes":    {identitytest.EnvoyEncode(block("CERTIFICATE", make([]byte, 16<<10+1))), identity.ErrCertificateMalformed},
+		"a certificate too large":      {identitytest.Envoy(big), identity.ErrCertificateMalformed},
 		"encoded twice":                {strings.ReplaceAll(identitytest.Envoy(svid), "%", "%25"), identity.ErrCertificateMalformed},
 		"a principal, not a PEM":       {webID, identity.ErrCertificateMalformed},
 	}

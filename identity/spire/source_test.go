@@ -164,6 +164,7 @@ func TestSourceKeepsTheLastGoodMessage(t *testing.T) {
 		"no SVID":               &workload.X509SVIDResponse{},
 		"garbage":               &workload.X509SVIDResponse{Svids: []*workload.X509SVID{{SpiffeId: me, X509Svid: []byte("x")}}},
 		"no bundle":             message(t, good, nil, nil),
+		"only a federated one":  message(t, good, nil, map[string][]byte{"spiffe://partner.test": partner.Certificate().Raw}),
 		"a bundle of a leaf":    message(t, good, identitytest.Chain(t, leaf), nil),
 		"a garbled federation":  message(t, good, ca.Bundle(), map[string][]byte{"spiffe://partner.test": []byte("x")}),
 		"the stream ends":       status.Error(codes.Unavailable, "bye"),
