@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -458,4 +460,73 @@ func TestLongHistory(t *testing.T) {
 		t.Errorf("the sequence is %d", s.Commit().Sequence)
 	}
 	t.Logf("%d commits counted in %s", n, time.Since(start).Round(time.Millisecond))
+}
+
+func TestManyReaders(t *testing.T) {
+	dir, _ := newRepository(t)
+	git(t, dir, "gc", "-q")
+	fsys := mustOpen(t, dir, "").FS()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for _, name := range files {
+				if _, err := fs.ReadFile(fsys, name); err != nil {
+					t.Error(err)
+				}
+			}
+			if err := fs.WalkDir(fsys, ".", func(_ string, _ fs.DirEntry, err error) error { return err }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// One bit of a pack flipped, at any place: an error, or the same content.
+func TestDamagedPacks(t *testing.T) {
+	dir, _ := newRepository(t)
+	git(t, dir, "gc", "-q")
+	packs, err := filepath.Glob(filepath.Join(dir, ".git", "objects", "pack", "*.pack"))
+	if err != nil || len(packs) != 1 {
+		t.Fatal(packs, err)
+	}
+	whole, err := os.ReadFile(packs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(packs[0], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := read(dir)
+	if want == nil {
+		t.Fatal("the undamaged repository cannot be read")
+	}
+	const header = 12
+	for i := header; i < len(whole)-20; i += 3 {
+		damaged := bytes.Clone(whole)
+		damaged[i] ^= 0x40
+		if err := os.WriteFile(packs[0], damaged, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(dir); got != nil && !maps.Equal(got, want) {
+			t.Errorf("byte %d flipped: other content is read", i)
+		}
+	}
+}
+
+// read returns all files of HEAD, or nil where something cannot be read.
+func read(dir string) map[string]string {
+	s, err := Open(dir, "")
+	if err != nil {
+		return nil
+	}
+	all := map[string]string{"commit": fmt.Sprint(s.Commit())}
+	for _, name := range files {
+		data, err := fs.ReadFile(s.FS(), name)
+		if err != nil {
+			return nil
+		}
+		all[name] = string(data)
+	}
+	return all
 }
