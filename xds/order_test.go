@@ -181,3 +181,18 @@ func TestEndpointsGoAfterTheirCluster(t *testing.T) {
 	gone.Ack()
 	s.Next(eds).Equals().Removed("e").Ack()
 }
+
+func TestWhatWasAcknowledgedBeforeHoldsNothingBack(t *testing.T) {
+	b := serve(t)
+	in := httpListener(t, "in", pipe("/run/in"))
+	a, c := cluster("a"), cluster("c")
+	b.Adopt(take(t, resources{"web": {a, cluster("b"), c, in, routes("in", "a")}}))
+	s := started(t, b)
+	b.Adopt(take(t, resources{"web": {a, cluster("b"), c, in, routes("in", "b")}}))
+	s.Next(rds).Equals(routes("in", "b")).Ack()
+	s.Quiet()
+	// The routes used "a" once, and cannot any more.
+	b.Adopt(take(t, resources{"web": {cluster("b"), c, in, routes("in", "c")}}))
+	s.Next(cds).Equals().Removed("a")
+	s.Next(rds).Equals(routes("in", "c"))
+}
