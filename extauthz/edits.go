@@ -53,13 +53,8 @@ func checkEdits(r policies.Result) error {
 			return fmt.Errorf("query_parameters_to_set: %q=%q: %w", q.Name, q.Value, errReserved)
 		}
 	}
-	for _, name := range r.QueryParametersToRemove {
-		if name == "" || !unreserved(name) {
-			return fmt.Errorf("query_parameters_to_remove: %q: %w", name, errReserved)
-		}
-	}
-	if !r.Allowed && (r.HTTPStatus < 300 || r.HTTPStatus > 599) {
-		return fmt.Errorf("http_status: a denial with status %d would look like success", r.HTTPStatus)
+	if !r.Allowed && !denies(r.HTTPStatus) {
+		return fmt.Errorf("http_status: %d is neither a redirect nor an error; a denial must not look like success", r.HTTPStatus)
 	}
 	return nil
 }
@@ -77,15 +72,24 @@ func checkEdit(name string) error {
 	return nil
 }
 
-// errReserved: Envoy writes names and values into the path as they are, and
-// with validate_mutations, which the build sets, answers 500 to any that it
-// would have to escape (seen on 1.40.0), also to one that is escaped already.
-var errReserved = errors.New("only letters, digits and -._~ may stand in it")
+// denies reports whether a denial may have this HTTP status: a redirect, to a
+// login page for one, or an error.
+func denies(status int) bool {
+	switch status {
+	case 301, 302, 303, 307, 308:
+		return true
+	}
+	return status >= 400 && status <= 599
+}
 
-// unreserved reports whether s has only the unreserved characters of RFC 3986
-// section 2.3.
+// errReserved: Envoy writes names and values into the path as they are, and
+// with validate_mutations, which the build sets, answers 500 to any with
+// another character than these, also to one that is escaped already (seen on
+// 1.40.0 for each character).
+var errReserved = errors.New("only letters, digits and *-._ may stand in it")
+
 func unreserved(s string) bool {
-	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~") == ""
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789*-._") == ""
 }
 
 const (
@@ -146,7 +150,7 @@ func queryParameters(list []policies.QueryParameter) []*corev3.QueryParameter {
 
 // denialStatus is the HTTP status of a denial.
 func denialStatus(d Decision) int {
-	if d.edits != nil && d.edits.HTTPStatus >= 300 && d.edits.HTTPStatus <= 599 {
+	if d.edits != nil && denies(d.edits.HTTPStatus) {
 		return d.edits.HTTPStatus
 	}
 	return http.StatusForbidden
