@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Rig is a trust domain with a mesh repository and a meshseal server that
@@ -55,6 +56,17 @@ drain: 10ms
 
 func (r *Rig) path(name string) string { return filepath.Join(r.Dir, name) }
 
+// Configure replaces a text that stands in the server's configuration; the
+// next Start reads it.
+func (r *Rig) Configure(old, new string) {
+	r.t.Helper()
+	text, err := os.ReadFile(r.path("serve.yaml"))
+	if err != nil || strings.Count(string(text), old) != 1 {
+		r.t.Fatalf("the server's configuration does not hold %q once (%v):\n%s", old, err, text)
+	}
+	Write(r.t, r.Dir, "serve.yaml", strings.Replace(string(text), old, new, 1))
+}
+
 // Start starts the server, again after it was stopped, and waits until it is
 // ready.
 func (r *Rig) Start() {
@@ -70,13 +82,20 @@ func (r *Rig) Start() {
 // is served on its own SDS socket.
 func (r *Rig) Bootstrap(proxy string, svid *SVID) (config, admin string) {
 	r.t.Helper()
+	config, admin, _ = r.BootstrapWithSDS(proxy, svid)
+	return config, admin
+}
+
+// BootstrapWithSDS is Bootstrap for tests that renew the proxy's SVID.
+func (r *Rig) BootstrapWithSDS(proxy string, svid *SVID) (config, admin string, sds *SDS) {
+	r.t.Helper()
 	dir := Dir(r.t)
 	Run(r.t, Meshseal(r.t, "build", "--repo", r.Repo.Dir, "--out", dir+"/mesh.snapshot"))
-	ServeSDS(r.t, dir+"/sds.sock", svid, r.CA)
+	sds = ServeSDS(r.t, dir+"/sds.sock", svid, r.CA)
 	text := Run(r.t, Meshseal(r.t, "bootstrap", "--snapshot", dir+"/mesh.snapshot", "--proxy", proxy,
 		"--server", r.Host+":18000", "--server-id", r.ServerID(),
 		"--sds", "unix://"+dir+"/sds.sock", "--admin", AdminSocket(dir)))
-	return Write(r.t, dir, "envoy.yaml", text), AdminSocket(dir)
+	return Write(r.t, dir, "envoy.yaml", text), AdminSocket(dir), sds
 }
 
 // Envoy starts the Envoy of a proxy with an SVID of the proxy's own and waits
@@ -143,6 +162,7 @@ type Status struct {
 	Snapshot struct {
 		Root, Commit string
 		Sequence     uint64
+		Expires      time.Time
 	}
 	Source  struct{ Refused string }
 	Proxies []struct {
