@@ -200,7 +200,7 @@ func (s *Server) policy(ctx context.Context, c *check, program *policies.Program
 	result, err := program.Eval(ctx, input, policies.At(c.now))
 	c.rego = s.config.Now().Sub(begin)
 	if err != nil {
-		return policies.Result{}, deny(policyReason(err), "%v", err)
+		return policies.Result{}, deny(policyReason(err), "%s", withoutQuotes(err.Error()))
 	}
 	c.result = &result
 	if err := checkEdits(result); err != nil {

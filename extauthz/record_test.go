@@ -118,6 +118,28 @@ func TestRecordLeaksNothing(t *testing.T) {
 	}
 }
 
+// TestRecordOfPolicyErrorLeaksNothing: an error of a built-in function quotes
+// what it was given.
+func TestRecordOfPolicyErrorLeaksNothing(t *testing.T) {
+	for _, rego := range []string{
+		`allow if to_number(input.attributes.request.http.headers.authorization) > 1`,
+		`allow if regex.match(concat("", ["[", input.attributes.request.http.headers.authorization]), "x")`,
+		`allow if time.parse_rfc3339_ns(input.attributes.request.http.headers.authorization) > 1`,
+	} {
+		w := newWorld(t, policy(rego))
+		q := w.honest()
+		q.req.Attributes.Request.Http.Headers["authorization"] = `s3cr3t "with" quotes\`
+		w.wants(t, q, extauthz.PolicyError)
+		r := w.records.last(t)
+		if got := line(t, r); strings.Contains(got, "s3cr3t") || strings.Contains(got, "quotes") {
+			t.Errorf("%s: %s", rego, r.Meshseal.Detail)
+		}
+		if !strings.Contains(r.Meshseal.Detail, "policies/authz.rego:3") {
+			t.Errorf("the detail does not name the place: %s", r.Meshseal.Detail)
+		}
+	}
+}
+
 // TestRecordOfDenial: facts of steps that were not reached are absent.
 func TestRecordOfDenial(t *testing.T) {
 	w := newWorld(t)
