@@ -186,14 +186,3 @@ func (repo *repository) checkReferences() error {
 	}
 	return repo.checkWaivers()
 }
-
-// checkWaivers refuses a waiver for a proxy that does not exist: it would
-// wake up the day somebody adds one of that name.
-func (repo *repository) checkWaivers() error {
-	for _, w := range repo.waivers {
-		if !slices.ContainsFunc(repo.proxies, func(p *proxyConfig) bool { return p.name == w.Proxy }) {
-			return fmt.Errorf("%s: the waiver of %s names the proxy %q, which does not exist", waiversFile, w.Rule, w.Proxy)
-		}
-	}
-	return nil
-}

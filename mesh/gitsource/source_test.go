@@ -482,7 +482,7 @@ func TestManyReaders(t *testing.T) {
 	wg.Wait()
 }
 
-// One bit of a pack flipped, at any place: an error, or the same content.
+// One bit of a pack flipped, at many places: an error, or the same content.
 func TestDamagedPacks(t *testing.T) {
 	dir, _ := newRepository(t)
 	git(t, dir, "gc", "-q")
@@ -502,7 +502,7 @@ func TestDamagedPacks(t *testing.T) {
 		t.Fatal("the undamaged repository cannot be read")
 	}
 	const header = 12
-	for i := header; i < len(whole)-20; i += 3 {
+	for i := header; i < len(whole)-20; i += 11 {
 		damaged := bytes.Clone(whole)
 		damaged[i] ^= 0x40
 		if err := os.WriteFile(packs[0], damaged, 0o644); err != nil {
