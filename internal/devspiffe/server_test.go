@@ -44,7 +44,7 @@ func TestWorkloadAPIStream(t *testing.T) {
 		}
 	})
 	t.Run("ends when the set changes", func(t *testing.T) {
-		dir, _ := serve(t, 0)
+		dir, _ := serve(t, time.Hour) // so that no renewal comes first
 		u := unitOf(t, dir, "web", web)
 		u.tell("watch")
 		wantContains(t, u.next(), "svid "+alone)
