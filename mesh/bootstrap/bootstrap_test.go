@@ -76,6 +76,9 @@ func demandsServer(t *testing.T, socket *corev3.TransportSocket, id string) {
 	if err := socket.GetTypedConfig().UnmarshalTo(tls); err != nil {
 		t.Fatal(err)
 	}
+	if p := tls.GetCommonTlsContext().GetTlsParams(); p.GetTlsMinimumProtocolVersion() > p.GetTlsMaximumProtocolVersion() {
+		t.Errorf("no TLS version lies between %v and %v", p.GetTlsMinimumProtocolVersion(), p.GetTlsMaximumProtocolVersion())
+	}
 	names := tls.GetCommonTlsContext().GetCombinedValidationContext().GetDefaultValidationContext().GetMatchTypedSubjectAltNames()
 	if len(names) != 1 || names[0].GetSanType() != tlsv3.SubjectAltNameMatcher_URI || names[0].GetMatcher().GetExact() != id {
 		t.Errorf("the server's certificate is matched by %v, want exactly %s", names, id)
