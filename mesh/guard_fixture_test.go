@@ -46,6 +46,7 @@ filter_chains:
         filters:
         - name: router
           typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+      #upgrade
       http_filters:
       #filter
       - name: router

@@ -260,6 +260,10 @@ func TestHardenEndsRouteTables(t *testing.T) {
 		{"a catch-all", hooks{"#match": "{prefix: /}"}, map[string]string{"app": "app ", "meshseal-no-route": "meshseal-no-route "}},
 		{"a conditional one", hooks{"#match": "{prefix: /, headers: [{name: a, present_match: true}]}"},
 			map[string]string{"app": "app meshseal-no-route ", "meshseal-no-route": "meshseal-no-route "}},
+		{"CONNECT", hooks{"#upgrade": "- {upgrade_type: connect}"},
+			map[string]string{"app": "app meshseal-no-route meshseal-no-connect ", "meshseal-no-route": "meshseal-no-route meshseal-no-connect "}},
+		{"CONNECT that has a route", hooks{"#upgrade": "- {upgrade_type: CONNECT}", "#match": "{connect_matcher: {}}"},
+			map[string]string{"app": "app meshseal-no-route ", "meshseal-no-route": "meshseal-no-route meshseal-no-connect "}},
 		{"every host", hooks{"#virtual-host": `- {name: rest, domains: ["*"]}`}, map[string]string{"app": "app meshseal-no-route ", "rest": "meshseal-no-route "}},
 	}
 	for _, c := range cases {
@@ -267,23 +271,6 @@ func TestHardenEndsRouteTables(t *testing.T) {
 		if got := routesOf(p); !maps.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
-	}
-	p := fixture(t, nil)
-	m := &hcmv3.HttpConnectionManager{}
-	a := p.listenerNamed(t, "out").GetFilterChains()[0].GetFilters()[0].GetTypedConfig()
-	if err := a.UnmarshalTo(m); err != nil {
-		t.Fatal(err)
-	}
-	m.UpgradeConfigs = append(m.UpgradeConfigs, &hcmv3.HttpConnectionManager_UpgradeConfig{UpgradeType: "connect"})
-	if err := p.repack(a, m); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := harden(p, nil, guardTime); err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]string{"app": "app meshseal-no-route meshseal-no-connect ", "meshseal-no-route": "meshseal-no-route meshseal-no-connect "}
-	if got := routesOf(p); !maps.Equal(got, want) {
-		t.Errorf("with CONNECT: %v, want %v", got, want)
 	}
 }
 

@@ -34,12 +34,17 @@ findings contains found("REQUEST_MIRRORED", n, [], "a copy of each request goes 
 
 # "/foo" rewritten to "/" makes "/../x" of "/foo../x", in which there was no
 # dot segment to normalize when it was authorized.
-findings contains found("REWRITE_ESCAPES", n, ["route", "prefix_rewrite"], sprintf("%q rewritten to %q makes %q of %q", [prefix, rewrite, concat("", [rewrite, "../x"]), concat("", [prefix, "../x"])])) if {
+findings contains found("REWRITE_ESCAPES", n, ["route", "prefix_rewrite"], text) if {
 	some n in input.messages["envoy.config.route.v3.Route"]
 	rewrite := n.value.route.prefix_rewrite
 	prefix := n.value.match.prefix
 	not endswith(prefix, "/")
-	regex.match(`/\.{0,2}$`, rewrite)
+	some [end, rest] in [["/", "../x"], ["/.", "./x"], ["/..", "/x"]]
+	endswith(rewrite, end)
+	text := sprintf("%q rewritten to %q makes %q of %q", [
+		prefix, rewrite,
+		concat("", [rewrite, rest]), concat("", [prefix, rest]),
+	])
 }
 
 findings contains found("REWRITE_BY_PATTERN", n, [field], "what the backend sees is computed from the request after it was authorized") if {
