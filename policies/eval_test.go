@@ -73,9 +73,10 @@ func TestPolicyFaultsDeny(t *testing.T) {
 const loop = "allow if {\n\tevery i in numbers.range(1, 1000000) {\n\t\tevery j in numbers.range(1, 1000000) { i + j > 0 }\n\t}\n}"
 
 // What would take all time or all memory ends with an error, soon after its
-// deadline. bomb is a string of 1 MiB that a client sent.
+// deadline. What is bounded ran for minutes before, or ended the process; bomb
+// is a string that a client sent.
 func TestBombsEnd(t *testing.T) {
-	const deadline, most = 100 * time.Millisecond, 3 * time.Second
+	const deadline, most = 100 * time.Millisecond, 10 * time.Second
 	many := make([]any, 50_000)
 	addresses := make([]any, len(many))
 	patches := make([]any, len(many))
@@ -90,7 +91,7 @@ func TestBombsEnd(t *testing.T) {
 		fields = "a{" + fields + "}a{" + fields + "}"
 	}
 	input, err := inputValue(object{
-		"bomb": strings.Repeat("a", 1<<20), "many": many, "addresses": addresses, "patches": patches, "digits": digits,
+		"bomb": strings.Repeat("a", 1<<17), "many": many, "addresses": addresses, "patches": patches, "digits": digits,
 		"graphql": "{" + fields + "}", "deep": strings.Repeat("{a", 300_000), "brackets": strings.Repeat("[", 1<<20),
 		"yaml": "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e]\ng: [*f,*f,*f,*f,*f,*f,*f,*f]\n",
 	})
@@ -109,7 +110,7 @@ func TestBombsEnd(t *testing.T) {
 		"all addresses":           {`count(net.cidr_expand("::/0")) > 0`, ErrTimeout},
 		"doubling":                {doubling(60), nil},
 		"separator":               {`concat(input.bomb, split(input.bomb, "")) != ""`, nil},
-		"separator, one behind":   {`count(concat(input.bomb, [input.bomb | some i in numbers.range(1, 9)])) > 0`, ErrEval},
+		"separator, one behind":   {`count(concat(input.bomb, [input.bomb | some i in numbers.range(1, 99)])) > 0`, ErrEval},
 		"replacement":             {`replace(input.bomb, "a", input.bomb) != ""`, ErrTimeout},
 		"replacements":            {`strings.replace_n({"a": input.bomb}, input.bomb) != ""`, ErrTimeout},
 		"regex replacement":       {`regex.replace(input.bomb, "a", input.bomb) != ""`, ErrTimeout},
@@ -128,8 +129,12 @@ func TestBombsEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := mustCompile(t, "package envoy.authz\nallow if {\n"+c.body+"\n}", "")
-			ctx, cancel := context.WithTimeout(context.Background(), deadline)
-			defer cancel()
+			ctx := context.Background()
+			if c.want != ErrEval {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, deadline)
+				defer cancel()
+			}
 			start := time.Now()
 			r, err := p.Eval(ctx, input)
 			if took := time.Since(start); took > most {
@@ -160,7 +165,7 @@ func TestEvalEndsWithoutADeadline(t *testing.T) {
 	if r, err := p.Eval(context.Background(), object{}); !errors.Is(err, ErrTimeout) || r.Allowed {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if took := time.Since(start); took < MaxEval/2 || took > MaxEval+3*time.Second {
+	if took := time.Since(start); took < MaxEval/2 || took > MaxEval+10*time.Second {
 		t.Errorf("took %s", took)
 	}
 }
