@@ -21,8 +21,8 @@ var directions = []struct {
 	of   string
 	from []string
 }{
-	{"identity/spire", []string{"identity"}},
-	{"identity/...", nil},
+	{"identity", nil},
+	{"identity/...", []string{"identity"}},
 	{"policies/...", []string{"identity"}},
 	{"internal/...", []string{"identity"}},
 	{"snapshot/...", []string{"identity"}},
