@@ -125,6 +125,9 @@ func TestTwoHundredReconnectAtOnce(t *testing.T) {
 			})
 		}
 		all.Wait()
+		if t.Failed() {
+			return
+		}
 		for i := range 50 {
 			if p := b.proxy(fmt.Sprint("p", i)); p.State != Synced || len(p.Streams) != 4 {
 				t.Fatalf("round %d: proxy %s is %s with %d streams", round, p.Proxy, p.State, len(p.Streams))

@@ -147,8 +147,9 @@ func TestReconnectRemovesNothingTooEarly(t *testing.T) {
 	s.Next(rds).Equals(routes("in", "new")).Ack()
 	s.Quiet() // what else the client has it may not have said yet
 	s.Close()
+	b.becomes("web", Disconnected)
 
-	b.Server.timing.settle = 50 * time.Millisecond
+	b.timing.settle = 50 * time.Millisecond
 	s = back()
 	moved := s.Next(rds).Equals(routes("in", "new"))
 	s.Quiet()
