@@ -415,6 +415,10 @@ func TestScalarsAsEnvoyReadsThem(t *testing.T) {
 			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  ignore_health_on_host_removal: yes"),
 			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  ignore_health_on_host_removal: true"),
 		},
+		"an enum in lower case": {
+			small().edit(t, clustersFile, "type: EDS", "type: eds"),
+			small(),
+		},
 		"text stays text": {
 			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  alt_stat_name: 0600"),
 			small().edit(t, clustersFile, "type: EDS", "type: EDS\n  alt_stat_name: \"0600\""),

@@ -10,8 +10,8 @@ import (
 )
 
 // Envoy reads YAML by the rules of YAML 1.1: 0600 is an octal number, and yes
-// is true. The decoder here would read 600 and refuse; what follows makes it
-// see what Envoy sees.
+// is true. It reads the name of an enum value whatever its case. The decoder
+// here would read 600 and refuse; what follows makes it see what Envoy sees.
 
 var (
 	octal   = regexp.MustCompile(`^[-+]?0[0-9]+$`)
@@ -37,20 +37,19 @@ func asEnvoyReads(n *yaml.Node, f protoreflect.FieldDescriptor) error {
 		}
 		kind = m.Fields().ByNumber(1).Kind()
 	}
-	switch n.Kind {
-	case yaml.ScalarNode:
-		return rewrite(n, kind)
-	case yaml.SequenceNode:
-		for _, e := range n.Content {
-			if err := item(e, kind); err != nil {
-				return err
-			}
+	for _, v := range values(n) {
+		if v.Kind != yaml.ScalarNode {
+			continue
 		}
-	case yaml.MappingNode:
-		for i := 1; i < len(n.Content); i += 2 {
-			if err := item(n.Content[i], kind); err != nil {
-				return err
-			}
+		if v != n && v.ShortTag() == "!!null" {
+			return fmt.Errorf("an empty item; remove it or give it a value")
+		}
+		if e := f.Enum(); e != nil {
+			asEnumValue(v, e)
+			continue
+		}
+		if err := rewrite(v, kind); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -61,15 +60,29 @@ func wrapper(m protoreflect.MessageDescriptor) bool {
 	return m.ParentFile().Path() == "google/protobuf/wrappers.proto"
 }
 
-// item rewrites one value of a list or map.
-func item(n *yaml.Node, kind protoreflect.Kind) error {
-	if n.Kind != yaml.ScalarNode {
-		return nil
+// values are the scalars of a field: n itself, or the items of a list or map.
+func values(n *yaml.Node) []*yaml.Node {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		return n.Content
+	case yaml.MappingNode:
+		var out []*yaml.Node
+		for i := 1; i < len(n.Content); i += 2 {
+			out = append(out, n.Content[i])
+		}
+		return out
 	}
-	if n.ShortTag() == "!!null" {
-		return fmt.Errorf("an empty item; remove it or give it a value")
+	return []*yaml.Node{n}
+}
+
+// asEnumValue rewrites the name of an enum value that stands in another case.
+func asEnumValue(n *yaml.Node, e protoreflect.EnumDescriptor) {
+	if e.Values().ByName(protoreflect.Name(n.Value)) != nil {
+		return
 	}
-	return rewrite(n, kind)
+	if v := e.Values().ByName(protoreflect.Name(strings.ToUpper(n.Value))); v != nil {
+		n.Value = string(v.Name())
+	}
 }
 
 func rewrite(n *yaml.Node, kind protoreflect.Kind) error {
