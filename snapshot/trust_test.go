@@ -108,8 +108,18 @@ func TestKeysComeBack(t *testing.T) {
 		if err != nil || !public.verify([]byte("m"), sig) {
 			t.Error("the key that came back signs otherwise", err)
 		}
-		if err := WriteKeyFiles(path, k); !errors.Is(err, os.ErrExist) && err == nil {
-			t.Error("a key was overwritten")
+		other := newKey(t, a)
+		if err := WriteKeyFiles(path, other); err == nil {
+			t.Error("both files were overwritten")
+		}
+		if err := os.Remove(path + PublicKeySuffix); err != nil {
+			t.Fatal(err)
+		}
+		if err := WriteKeyFiles(path, other); !errors.Is(err, os.ErrExist) {
+			t.Errorf("the private key was overwritten: %v", err)
+		}
+		if still, err := ReadPrivateKey(path); err != nil || still.Public().ID() != k.Public().ID() {
+			t.Error("another key stands there", err)
 		}
 	}
 }
@@ -125,6 +135,9 @@ func TestKeysReadableByOthersAreRefused(t *testing.T) {
 		}
 		_, err := ReadPrivateKey(path)
 		wantCode(t, err, "KEY_MODE")
+	}
+	if err := os.Chmod(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
 	}
 	_, err := ReadPrivateKey(filepath.Dir(path))
 	wantCode(t, err, "KEY_MODE")
@@ -185,6 +198,26 @@ func TestKeysThatAreRefused(t *testing.T) {
 	_, err = ParsePrivateKey(good)
 	wantCode(t, err, "KEY_INVALID")
 	_, err = GenerateKey("rsa")
+	wantCode(t, err, "KEY_INVALID")
+}
+
+// x509 reads a BIT STRING with unused bits as the number shifted to the right,
+// so every second key has another DER, and would have a second ID.
+func TestOneKeyHasOneID(t *testing.T) {
+	k := newKey(t, Ed25519)
+	for k.public.key.(ed25519.PublicKey)[0] >= 0x80 {
+		k = newKey(t, Ed25519)
+	}
+	shifted := new(big.Int).Lsh(new(big.Int).SetBytes(k.public.key.(ed25519.PublicKey)), 1)
+	der := bytes.Clone(k.public.der)
+	at := len(der) - ed25519.PublicKeySize
+	der[at-1] = 1 // unused bits
+	shifted.FillBytes(der[at:])
+	same, err := x509.ParsePKIXPublicKey(der)
+	if err != nil || !k.public.key.(ed25519.PublicKey).Equal(same) {
+		t.Fatalf("this is not another DER of the key: %v", err)
+	}
+	_, err = ParsePublicKey(pem.EncodeToMemory(&pem.Block{Type: publicPEM, Bytes: der}))
 	wantCode(t, err, "KEY_INVALID")
 }
 
