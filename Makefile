@@ -25,7 +25,7 @@ envoy:
 	@scripts/envoy
 
 demo: build
-	@envoy=$$(scripts/envoy) && MESHSEAL_ENVOY=$$envoy go run ./examples/shop/demo
+	@envoy=$$(scripts/envoy) && MESHSEAL_ENVOY=$$envoy MESHSEAL_BIN=$(CURDIR)/bin/meshseal go run ./examples/shop/demo
 
 test: build
 	@envoy=$$(scripts/envoy) && MESHSEAL_ENVOY=$$envoy MESHSEAL_BIN=$(CURDIR)/bin/meshseal go run ./scripts/testrun

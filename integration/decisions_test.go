@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"net/url"
 	"testing"
@@ -115,6 +116,38 @@ func TestExpiryOnALiveConnection(t *testing.T) {
 	})
 	if n := envoy.Stat("listener." + s.appHost + "_8443.downstream_cx_total"); n != 1 {
 		t.Errorf("%g connections were made, wanted one", n)
+	}
+}
+
+// TestExpiryOnAResumedSession: TLS resumption spares Envoy the look at the
+// certificate; the decision looks at it all the same.
+func TestExpiryOnAResumedSession(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.appEnvoy()
+	end := time.Now().Add(4 * time.Second)
+	c := s.caller(t, s.CA.SVID(id("client", "client-1"), func(c *x509.Certificate) { c.NotAfter = end }))
+	transportOf(c).TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	resumed := func() (answer, bool, error) {
+		resp, err := c.Do(get(t, s.url("/items/1")))
+		if err != nil {
+			return answer{}, false, err
+		}
+		text := body(t, resp.Body)
+		c.CloseIdleConnections()
+		return answer{resp.StatusCode, resp.Header.Get("x-meshseal-reason"), text}, resp.TLS.DidResume, nil
+	}
+	meshtest.Eventually(t, "a session is resumed", func() error {
+		a, did, err := resumed()
+		return errorsOr(err, did && a.code == 200, "resumed: %t, %d %s", did, a.code, a.reason)
+	})
+	meshtest.Eventually(t, "the SVID expires", func() error { return wantErr(time.Now().After(end), "not yet") })
+	s.app.Forget()
+	if a, did, err := resumed(); err == nil && a.reason != "PEER_EXPIRED" {
+		t.Errorf("an expired SVID on a session (resumed: %t) got %d %s", did, a.code, a.reason)
+	}
+	if n := len(s.app.Seen()); n != 0 {
+		t.Errorf("the backend saw %d requests", n)
 	}
 }
 
