@@ -73,7 +73,7 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 	if c.Proxy != "" {
 		creds = grpcpeer.SocketCredentials(c.Proxy)
 	} else {
-		creds = credentials.NewTLS(identity.ServerTLS(self.certificate, self.bundles, time.Now))
+		creds = grpcpeer.EndWithCertificate(credentials.NewTLS(identity.ServerTLS(self.certificate, self.bundles, time.Now)), time.Now)
 	}
 	l.server = grpc.NewServer(append(xds.ServerOptions(),
 		grpc.Creds(creds),

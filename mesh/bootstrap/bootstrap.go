@@ -37,6 +37,9 @@ import (
 // a bound a flood of connections exhausts its memory.
 const DefaultMaxConnections = 50_000
 
+// maxConnectionDuration is how long an Envoy uses one connection to meshseal.
+const maxConnectionDuration = 10 * time.Second
+
 // The names under which SPIRE's agent, and `meshseal dev spiffe`, serve a
 // workload's own certificate and its trust domain's bundle over SDS.
 const (
@@ -137,22 +140,6 @@ func (c Config) cluster(name, address string, tls bool) (*clusterv3.Cluster, err
 	if err != nil {
 		return nil, err
 	}
-	protocol, err := anypb.New(&httpv3.HttpProtocolOptions{
-		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
-			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
-					// A server that is gone without a word is noticed in 15 s.
-					Http2ProtocolOptions: &corev3.Http2ProtocolOptions{ConnectionKeepalive: &corev3.KeepaliveSettings{
-						Interval: durationpb.New(10 * time.Second),
-						Timeout:  durationpb.New(5 * time.Second),
-					}},
-				},
-			},
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
 	cl := &clusterv3.Cluster{
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: kind},
@@ -169,21 +156,38 @@ func (c Config) cluster(name, address string, tls bool) (*clusterv3.Cluster, err
 			MaxRequests:        wrapperspb.UInt32(100_000),
 			MaxPendingRequests: wrapperspb.UInt32(100_000),
 		}}},
-		TypedExtensionProtocolOptions: map[string]*anypb.Any{
-			"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol,
+	}
+	http := &httpv3.HttpProtocolOptions{
+		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+					// A server that is gone without a word is noticed in 15 s.
+					Http2ProtocolOptions: &corev3.Http2ProtocolOptions{ConnectionKeepalive: &corev3.KeepaliveSettings{
+						Interval: durationpb.New(10 * time.Second),
+						Timeout:  durationpb.New(5 * time.Second),
+					}},
+				},
+			},
 		},
 	}
-	if !tls {
-		return cl, nil
-	}
-	if c.ServerID.IsZero() {
-		if strings.HasPrefix(address, unixScheme) {
-			return cl, nil
-		}
+	if tls && c.ServerID.IsZero() && !strings.HasPrefix(address, unixScheme) {
 		return nil, fmt.Errorf("%s is not a Unix socket: give the server's exact SPIFFE ID, so that nobody else can answer", address)
 	}
-	cl.TransportSocket, err = c.tls()
-	return cl, err
+	if tls && !c.ServerID.IsZero() {
+		// A connection proves the SVID with which it was opened. A new one has
+		// to take its place before that SVID ends; SPIRE renews at half of the
+		// lifetime, so this is right for lifetimes from twice this value on.
+		http.CommonHttpProtocolOptions = &corev3.HttpProtocolOptions{MaxConnectionDuration: durationpb.New(maxConnectionDuration)}
+		if cl.TransportSocket, err = c.tls(); err != nil {
+			return nil, err
+		}
+	}
+	options, err := anypb.New(http)
+	if err != nil {
+		return nil, err
+	}
+	cl.TypedExtensionProtocolOptions = map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options}
+	return cl, nil
 }
 
 // tls is mutual TLS with certificates from SDS, and the server's exact ID.
