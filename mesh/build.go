@@ -35,7 +35,11 @@ func (e *GuardrailError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "the configuration breaks %d guardrail rule(s):", len(e.Findings))
 	for _, f := range e.Findings {
-		fmt.Fprintf(&b, "\n%s: proxy %s, %s", f.Code, f.Proxy, f.Resource)
+		b.WriteByte('\n')
+		if f.At != "" {
+			b.WriteString(f.At + ": ")
+		}
+		fmt.Fprintf(&b, "%s: proxy %s, %s", f.Code, f.Proxy, f.Resource)
 		if f.Field != "" {
 			fmt.Fprintf(&b, ", %s", f.Field)
 		}

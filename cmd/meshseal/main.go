@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // a policy that names a time zone decides the same on a machine without them
 
 	"github.com/spf13/cobra"
 )
