@@ -197,3 +197,17 @@ func TestWhatWasAcknowledgedBeforeHoldsNothingBack(t *testing.T) {
 	s.Next(cds).Equals().Removed("a")
 	s.Next(rds).Equals(routes("in", "c"))
 }
+
+func TestNameThatBecomesACluster(t *testing.T) {
+	b := serve(t)
+	tcp := tcpListener(t, "tcp", "late", pipe("/run/a"))
+	b.Adopt(take(t, resources{"web": {tcp}}))
+	b.open("web").Request(lds).Equals(tcp)
+	b.Adopt(take(t, resources{"web": {cluster("late"), tcp}}))
+	s := b.open("web")
+	made := s.Request(cds).Equals(cluster("late"))
+	s.Subscribe(lds)
+	s.Quiet()
+	made.Ack()
+	s.Next(lds).Equals(tcp)
+}
