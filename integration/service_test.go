@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -200,8 +199,7 @@ func TestMeshsealHangs(t *testing.T) {
 	c := s.client(t)
 	wantAnswer(t, c, s.url("/items/1"), 200, "")
 	s.app.Forget()
-	s.Server.Signal(syscall.SIGSTOP)
-	defer s.Server.Signal(syscall.SIGCONT)
+	defer s.Server.Freeze()()
 	begin := time.Now()
 	if a := ask(t, c, s.url("/items/1")); a.code != 403 && a.code != 503 {
 		t.Errorf("%d %s", a.code, a.body)

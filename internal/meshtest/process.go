@@ -60,6 +60,32 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 // Signal sends s to the process alone.
 func (p *Process) Signal(s os.Signal) { _ = p.cmd.Process.Signal(s) }
 
+// Freeze stops the process without ending it, and returns a function that lets
+// it run on. When Freeze returns, no thread of it runs any more: the signal
+// alone takes a moment to reach all of them.
+func (p *Process) Freeze() (thaw func()) {
+	p.t.Helper()
+	p.Signal(syscall.SIGSTOP)
+	Eventually(p.t, "every thread has stopped", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.Pid()))
+		if err != nil || len(threads) == 0 {
+			return fmt.Errorf("no threads of process %d: %v", p.Pid(), err)
+		}
+		for _, file := range threads {
+			stat, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			// pid (name) state …, see proc_pid_stat(5)
+			if _, after, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(after, "T") {
+				return fmt.Errorf("%s: %.40s", file, stat)
+			}
+		}
+		return nil
+	})
+	return func() { p.Signal(syscall.SIGCONT) }
+}
+
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
