@@ -104,7 +104,8 @@ const (
 func requestHeaders(headers []policies.Header) []*corev3.HeaderValueOption {
 	out := headerOptions(headers, replace)
 	for _, h := range out {
-		h.Append = wrapperspb.Bool(h.GetAppendAction() == add) //nolint:staticcheck // SA1019: see above
+		//lint:ignore SA1019 the action alone does not do it, see above
+		h.Append = wrapperspb.Bool(h.GetAppendAction() == add)
 	}
 	return out
 }

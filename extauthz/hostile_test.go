@@ -94,8 +94,8 @@ func TestPanics(t *testing.T) {
 	for name, spoil := range map[string]func(*extauthz.Config){
 		"recorder": func(c *extauthz.Config) { c.Records = panicking{} },
 		"observer": func(c *extauthz.Config) { c.Observe = func(extauthz.Decision, time.Duration) { panic("observer") } },
-		"nil map": func(c *extauthz.Config) {
-			c.Bundles = func() *identity.TrustBundles { var m map[string]int; m["x"] = 1; return nil }
+		"trust bundles": func(c *extauthz.Config) {
+			c.Bundles = func() *identity.TrustBundles { panic("bundles") }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

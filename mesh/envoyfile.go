@@ -28,7 +28,7 @@ import (
 // reads: a DiscoveryResponse, of which only the resources matter.
 func (p *proxyConfig) readResources(s *source) error {
 	if s.root == nil {
-		return fmt.Errorf("%s: the file is empty; it needs a list resources:", s.file)
+		return fmt.Errorf("%s: the file is empty; it needs a list called resources", s.file)
 	}
 	ignore := func(*yaml.Node) error { return nil }
 	err := s.object(s.root, "a file of Envoy resources", map[string]func(*yaml.Node) error{

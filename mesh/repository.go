@@ -44,7 +44,6 @@ type repository struct {
 	workloads []snapshot.Workload
 	policies  []snapshot.File
 	waivers   []snapshot.Waiver
-	notices   []Notice
 }
 
 // reader reads files within the bounds.

@@ -184,9 +184,9 @@ func parseEntry(entry string) (ast.Ref, error) {
 // checkEntry holds that a rule stands at ref that can decide.
 func checkEntry(c *ast.Compiler, ref ast.Ref) error {
 	// A rule at ref or above it: the value, or a part of it.
-	for _, rule := range c.GetRulesForVirtualDocument(ref) {
-		if len(rule.Head.Args) > 0 {
-			return fmt.Errorf("%s: policy path %s names a function; a decision is a rule without arguments", at(rule.Loc()), ref)
+	if rules := c.GetRulesForVirtualDocument(ref); len(rules) > 0 {
+		if len(rules[0].Head.Args) > 0 {
+			return fmt.Errorf("%s: policy path %s names a function; a decision is a rule without arguments", at(rules[0].Loc()), ref)
 		}
 		return nil
 	}

@@ -59,10 +59,8 @@ func TestGuardrailsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	row := regexp.MustCompile("(?m)^\\| `([A-Z][A-Z0-9_]+)` \\|.*$")
-	var got, want []string
-	for _, m := range row.FindAllString(string(page), -1) {
-		got = append(got, m)
-	}
+	var want []string
+	got := row.FindAllString(string(page), -1)
 	for _, r := range GuardrailTable() {
 		waivable := map[bool]string{false: "no", true: "yes"}[r.Waivable]
 		want = append(want, fmt.Sprintf("| `%s` | %s | %s | %s | %s |", r.Code, r.Title, r.Text, r.Mend, waivable))
