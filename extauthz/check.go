@@ -28,6 +28,8 @@ type check struct {
 	facts Facts
 	plan  *Plan
 	asker asker
+	// unreadable is what is wrong with the headers; nil if nothing is.
+	unreadable *denial
 	// result is what the policy said, for the record; nil where it was not
 	// asked.
 	result *policies.Result
@@ -44,6 +46,7 @@ func (s *Server) Check(ctx context.Context, req *authv3.CheckRequest) (answer *a
 		}
 	}()
 	c.now = s.config.Now()
+	c.unreadable = rawHeaders(req)
 	c.md, _ = metadata.FromIncomingContext(ctx)
 	ctx, span := startSpan(ctx, s.config.Tracer, c.md, req)
 	ctx, cancel := context.WithTimeout(ctx, s.config.Deadline)
@@ -74,6 +77,9 @@ func (c *check) refuse(d *denial) Decision { return refuse(c.id, c.facts, d, nil
 // force is read once, so that one request is judged by one snapshot.
 func (s *Server) decide(ctx context.Context, c *check) Decision {
 	in, fault := readCarried(c.md)
+	if fault == nil {
+		fault = c.unreadable
+	}
 	if fault == nil {
 		fault = readable(c.req)
 	}

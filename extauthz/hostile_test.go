@@ -192,3 +192,30 @@ func TestMany(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestRawHeaders: what the policy judges is what the backend gets, or nothing
+// is allowed.
+func TestRawHeaders(t *testing.T) {
+	w := newWorld(t)
+	raw := func(kv ...string) *question {
+		q := w.honest()
+		h := q.req.Attributes.Request.Http
+		m := &corev3.HeaderMap{}
+		for name, value := range h.Headers {
+			m.Headers = append(m.Headers, &corev3.HeaderValue{Key: name, RawValue: []byte(value)})
+		}
+		for i := 0; i < len(kv); i += 2 {
+			m.Headers = append(m.Headers, &corev3.HeaderValue{Key: kv[i], RawValue: []byte(kv[i+1])})
+		}
+		h.Headers, h.HeaderMap = nil, m
+		return q
+	}
+	w.wants(t, raw("X-User", "ann", "x-user", "bob"), extauthz.OK)
+	if got := w.records.last(t); !strings.Contains(line(t, got), `"x-user":"ann,bob"`) {
+		t.Errorf("the record has other headers: %s", line(t, got))
+	}
+	w.wants(t, raw("x-user", "ali\xe9ce"), extauthz.RequestMalformed)
+	both := raw()
+	both.req.Attributes.Request.Http.Headers = map[string]string{"x-user": "ann"}
+	w.wants(t, both, extauthz.RequestMalformed)
+}

@@ -96,12 +96,6 @@ func (e *eraser) http(h *authv3.AttributeContext_HttpRequest) {
 			e.erased(at+"headers", name)
 		}
 	}
-	for i, v := range h.GetHeaderMap().GetHeaders() {
-		if secretHeaders[strings.ToLower(v.GetKey())] {
-			v.Value, v.RawValue = "", nil
-			e.erased(fmt.Sprintf("%sheaderMap/headers/%d/rawValue", at, i))
-		}
-	}
 }
 
 func (e *eraser) typed(name string, m *corev3.Metadata) {

@@ -43,6 +43,7 @@ var tricks = []struct {
 	{"not UTF-8 in a header", "GET /items/1 HTTP/1.1\r\nHost: app\r\nX-Odd: \xff\xfe\r\n\r\n"},
 	{"absolute target", "GET http://elsewhere/secret HTTP/1.1\r\nHost: app\r\n\r\n"},
 	{"asterisk target", "OPTIONS * HTTP/1.1\r\nHost: app\r\n\r\n"},
+	{"not UTF-8 in a header that a policy knows", "GET /items/1 HTTP/1.1\r\nHost: app\r\nX-User: ali\xe9ce\r\n\r\n"},
 	{"header twice", "GET /items/1 HTTP/1.1\r\nHost: app\r\nX-User: alice\r\nX-User: bob\r\n\r\n"},
 	{"underscored header", "GET /items/1 HTTP/1.1\r\nHost: app\r\nX_User: bob\r\n\r\n"},
 	{"spoofed original path", "GET /items/1 HTTP/1.1\r\nHost: app\r\nX-Envoy-Original-Path: /secret\r\nX-Envoy-Decorator-Operation: x\r\nX-Rewrite-Url: /secret\r\n\r\n"},
@@ -96,14 +97,17 @@ func TestRequestTricks(t *testing.T) {
 
 			allowed := map[string]int{}
 			for _, r := range s.Server.Records()[before:] {
+				header := func(name string) string { return r.At("input", "attributes", "request", "http", "headers", name) }
 				if r.At("meshseal", "decision") == "allow" {
 					allowed[r.At("input", "attributes", "request", "http", "method")+" "+
 						r.At("input", "attributes", "request", "http", "host")+" "+
-						r.At("input", "attributes", "request", "http", "path")]++
+						r.At("input", "attributes", "request", "http", "path")+" "+
+						strings.Join([]string{header("x-odd"), header("x-user")}, "|")]++
 				}
 			}
 			for _, seen := range append(s.app.Seen(), s.other.Seen()...) {
-				key := seen.Method + " " + seen.Host + " " + seen.Target
+				key := seen.Method + " " + seen.Host + " " + seen.Target + " " +
+					strings.Join(seen.Header.Values("X-Odd"), ",") + "|" + strings.Join(seen.Header.Values("X-User"), ",")
 				if allowed[key] == 0 {
 					t.Errorf("a backend saw %q, which was not allowed; allowed were %v; answers %v", key, allowed, answers)
 				}

@@ -229,7 +229,7 @@ func httpAuthz(m *extauthzv3.ExtAuthz, dir direction) {
 	}
 	m.TransportApiVersion = corev3.ApiVersion_V3
 	m.ValidateMutations = true
-	m.EncodeRawHeaders = false
+	m.EncodeRawHeaders = true
 	if m.StatusOnError == nil {
 		m.StatusOnError = forbidden()
 	}

@@ -145,7 +145,7 @@ func TestHardenReplacesAuthz(t *testing.T) {
     transport_api_version: V3
     with_request_body: {max_request_bytes: 8192, allow_partial_message: true}
     metadata_context_namespaces: [envoy.filters.http.jwt_authn]
-    encode_raw_headers: true
+    encode_raw_headers: false
     failure_mode_allow: true
     grpc_service: {google_grpc: {target_uri: "127.0.0.1:9191", stat_prefix: x}, timeout: 0.5s, initial_metadata: [{key: a, value: b}]}`
 	p, codes := hardened(t, hooks{"#filter": filter("filters.http.cors.v3.Cors", "") + "\n" + mine})
@@ -163,8 +163,8 @@ func TestHardenReplacesAuthz(t *testing.T) {
 	if !a.GetFailureModeAllow() {
 		t.Error("a contradiction is for the guardrails to refuse, not to be mended in silence")
 	}
-	if a.GetEncodeRawHeaders() {
-		t.Error("the policy reads headers, which raw headers leave empty")
+	if !a.GetEncodeRawHeaders() {
+		t.Error("the policy would see \"!\" where the backend sees a byte that is not UTF-8")
 	}
 	if g := a.GetGrpcService(); g.GetTimeout().AsDuration() != 500*time.Millisecond || g.GetEnvoyGrpc().GetClusterName() != snapshot.AuthzCluster ||
 		len(g.GetInitialMetadata()) != len(snapshot.Provenance()) {
