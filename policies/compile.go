@@ -31,7 +31,7 @@ const (
 // data.envoy.authz.allow; a package that has a rule `allowed` is an entry
 // too.
 //
-// Files are Rego v1 and are compiled strictly. An error names file and line.
+// Files are Rego v1. An error names file and line.
 func Compile(files []File, entry string) (*Program, error) {
 	ref, err := parseEntry(entry)
 	if err != nil {
@@ -136,7 +136,6 @@ func (s *sources) compiler(keepPrints bool) *ast.Compiler {
 	return ast.NewCompiler().
 		WithCapabilities(capabilities()).
 		WithDefaultRegoVersion(ast.RegoV1).
-		WithStrict(true).
 		WithEnablePrintStatements(keepPrints).
 		WithPathConflictsCheck(s.dataAt)
 }

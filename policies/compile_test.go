@@ -51,8 +51,6 @@ func TestCompileRefuses(t *testing.T) {
 		"unknown function":          {authz("package envoy.authz\nallow if nosuch(1)\n"), entry, []string{"policies/authz.rego:2", "nosuch"}},
 		"unsafe variable":           {authz("package envoy.authz\nallow if x > 1\n"), entry, []string{"policies/authz.rego:2", "x"}},
 		"types that never match":    {authz("package envoy.authz\nallow if 1 == \"a\"\n"), entry, []string{"policies/authz.rego:2", "match error"}},
-		"unused variable":           {authz("package envoy.authz\nallow if {\n\tx := 1\n}\n"), entry, []string{"policies/authz.rego:3", "unused"}},
-		"unused import":             {authz("package envoy.authz\nimport data.x\nallow := true\n"), entry, []string{"policies/authz.rego:2", "unused"}},
 		"deprecated function":       {authz("package envoy.authz\nallow if any([true])\n"), entry, []string{"policies/authz.rego:2", "any"}},
 		"two default values":        {authz("package envoy.authz\ndefault allow := false\ndefault allow := true\n"), entry, []string{"policies/authz.rego:", "default"}},
 		"Rego v2":                   {authz("package envoy.authz\nimport rego.v2\nallow := true\n"), entry, []string{"policies/authz.rego:2"}},
@@ -131,5 +129,25 @@ func TestProgramsShareNothing(t *testing.T) {
 	rb, errB := b.Eval(context.Background(), map[string]any{})
 	if !ra.Allowed || rb.Allowed || errA != nil || errB == nil {
 		t.Errorf("%v %v, %v %v", ra.Allowed, errA, rb.Allowed, errB)
+	}
+}
+
+// TestCompileAcceptsWhatThePluginDoes: opa-envoy-plugin takes an unused variable
+// or import, so a policy that has one runs here as it is.
+func TestCompileAcceptsWhatThePluginDoes(t *testing.T) {
+	for name, text := range map[string]string{
+		"unused variable": "package envoy.authz\nallow if {\n\tx := 1\n}\n",
+		"unused import":   "package envoy.authz\nimport data.x\nallow := true\n",
+		"import rego.v1":  "package envoy.authz\nimport rego.v1\nallow := true\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, err := Compile([]File{{Path: "policies/authz.rego", Data: []byte(text)}}, "envoy/authz/allow")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, err := p.Eval(context.Background(), object{}); err != nil || !r.Allowed {
+				t.Errorf("%v, %v", r, err)
+			}
+		})
 	}
 }
