@@ -80,7 +80,7 @@ type identityConfig struct {
 	Certificate string `yaml:"certificate"`
 	Key         string `yaml:"key"`
 	// TrustBundles are files by trust domain: PEM, or a SPIFFE bundle with the
-	// ending .json.
+	// ending .json. They are read again when they change.
 	TrustBundles map[string]string `yaml:"trust_bundles"`
 }
 
@@ -91,6 +91,7 @@ type listenerConfig struct {
 	Socket  string `yaml:"socket"`  // path
 	Proxy   string `yaml:"proxy"`   // for a socket without TLS
 	TLS     bool   `yaml:"tls"`     // mutual TLS on a socket too
+	Owner   *int   `yaml:"owner"`   // the user ID that may open the socket; this process's if unset
 }
 
 // httpConfig is where probes, metrics and status are served. None if empty.
@@ -214,6 +215,7 @@ func (c *serveConfig) check() error {
 		refuse((l.Address == "") == (l.Socket == ""), at+"name exactly one of address and socket")
 		refuse(l.Address != "" && (l.Proxy != "" || l.TLS), at+"an address always speaks mutual TLS, and the certificate names the proxy; remove proxy and tls")
 		refuse(l.Socket != "" && l.TLS == (l.Proxy != ""), at+"a socket stands for one proxy (proxy: NAME), or speaks mutual TLS (tls: true)")
+		refuse(l.Address != "" && l.Owner != nil, at+"only a socket has an owner; remove owner")
 		refuse(l.Socket != "" && !filepath.IsAbs(l.Socket), at+"give the socket as an absolute path")
 		refuse((l.Address != "" || l.TLS) && id.WorkloadAPI == "" && id.Certificate == "", at+"mutual TLS needs identity.workload_api, or identity.certificate and key")
 	}

@@ -126,7 +126,7 @@ func listenHTTP(c httpConfig, p *probes) (*webListener, error) {
 	}}
 	var err error
 	if path, ok := strings.CutPrefix(c.Address, "unix://"); ok {
-		l.net, err = listenSocket(path)
+		l.net, err = listenSocket(path, nil)
 	} else {
 		l.net, err = net.Listen("tcp", c.Address)
 	}

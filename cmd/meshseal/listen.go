@@ -1,18 +1,15 @@
 package main
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
@@ -63,7 +60,7 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 	var err error
 	if c.Socket != "" {
 		l.name = "unix://" + c.Socket
-		l.net, err = listenSocket(c.Socket)
+		l.net, err = listenSocket(c.Socket, c.Owner)
 	} else {
 		l.net, err = net.Listen("tcp", c.Address)
 	}
@@ -89,9 +86,10 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 // of names.
 const maxRequest = 4 << 20
 
-// listenSocket opens a Unix socket that only this user may connect to, in
-// place of one that a dead process left.
-func listenSocket(path string) (net.Listener, error) {
+// listenSocket opens a Unix socket that only one user may connect to, in place
+// of one that a dead process left. The user is the owner, or this process's if
+// that is nil.
+func listenSocket(path string, owner *int) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != os.ModeSocket {
 			return nil, fmt.Errorf("%s exists and is not a socket", path)
@@ -108,7 +106,15 @@ func listenSocket(path string) (net.Listener, error) {
 	// too late. Nothing else in this process makes files yet.
 	before := syscall.Umask(0o177)
 	defer syscall.Umask(before)
-	return net.Listen("unix", path)
+	l, err := net.Listen("unix", path)
+	if err != nil || owner == nil {
+		return l, err
+	}
+	if err := os.Chown(path, *owner, -1); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("give it to user %d: %w", *owner, err)
+	}
+	return l, nil
 }
 
 func closeAll(listeners []*grpcListener) {
@@ -116,29 +122,4 @@ func closeAll(listeners []*grpcListener) {
 		l.server.Stop()
 		l.net.Close()
 	}
-}
-
-// readBundles reads trust bundles from files: SPIFFE bundles by the ending
-// .json, PEM otherwise.
-func readBundles(files map[string]string) (*identity.TrustBundles, error) {
-	authorities := map[spiffeid.TrustDomain][]*x509.Certificate{}
-	for domain, name := range files {
-		td, err := spiffeid.TrustDomainFromString(domain)
-		if err != nil || td.Name() != domain {
-			return nil, fmt.Errorf("%q is not the name of a trust domain", domain)
-		}
-		data, err := readBounded(name, 1<<20)
-		if err != nil {
-			return nil, err
-		}
-		if strings.HasSuffix(name, ".json") {
-			authorities[td], err = identity.ParseBundleSPIFFE(td, data)
-		} else {
-			authorities[td], err = identity.ParseBundlePEM(data)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-	}
-	return identity.NewTrustBundles(authorities)
 }

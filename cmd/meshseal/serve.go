@@ -126,6 +126,9 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	// All that runs, in one list: the first to return an error stops the rest.
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return follow.run(ctx) })
+	if self.files != nil {
+		group.Go(func() error { return self.files.run(ctx, config.Source.Poll) })
+	}
 	for _, l := range listeners {
 		group.Go(l.serve)
 		log.Info("serving xDS and ext_authz", "address", l.name)
@@ -179,6 +182,7 @@ func (nopCloser) Close() error { return nil }
 type self struct {
 	certificate func() (*tls.Certificate, error)
 	bundles     func() *identity.TrustBundles
+	files       *bundleFiles // nil where the Workload API brings the bundles
 	close       func()
 }
 
@@ -192,14 +196,11 @@ func openIdentity(ctx context.Context, c identityConfig, log *slog.Logger) (*sel
 		}
 		return &self{certificate: source.Certificate, bundles: source.Bundles, close: source.Close}, nil
 	}
-	bundles, err := readBundles(c.TrustBundles)
+	files, err := openBundles(c.TrustBundles, log)
 	if err != nil {
 		return nil, fmt.Errorf("identity.trust_bundles: %w", err)
 	}
-	s := &self{
-		bundles: func() *identity.TrustBundles { return bundles },
-		close:   func() {},
-	}
+	s := &self{bundles: files.current.Load, files: files, close: func() {}}
 	if c.Certificate != "" {
 		// Read at every handshake, so that a renewed certificate needs no
 		// restart; the first read is now, so that a wrong path ends the start.
