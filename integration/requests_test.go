@@ -3,7 +3,6 @@ package integration
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -84,43 +83,48 @@ func TestRequestTricks(t *testing.T) {
 	envoy := s.appEnvoy()
 	svid := s.CA.SVID(id("client", "client-1"))
 	end := s.client(t)
-	for i, trick := range tricks {
+	for _, trick := range tricks {
 		t.Run(trick.name, func(t *testing.T) {
-			s.app.Forget()
-			s.other.Forget()
-			before := len(s.Server.Records())
-			answers := send(t, s, svid, trick.request)
-			// A last honest request on another connection: when it is answered
-			// and recorded, whatever the trick caused has been too.
-			last := fmt.Sprintf("/items/last-%d", i)
-			wantAnswer(t, end, s.url(last), 200, "")
-
-			allowed := map[string]int{}
-			for _, r := range s.Server.Records()[before:] {
-				header := func(name string) string { return r.At("input", "attributes", "request", "http", "headers", name) }
-				if r.At("meshseal", "decision") == "allow" {
-					allowed[r.At("input", "attributes", "request", "http", "method")+" "+
-						r.At("input", "attributes", "request", "http", "host")+" "+
-						r.At("input", "attributes", "request", "http", "path")+" "+
-						strings.Join([]string{header("x-odd"), header("x-user")}, "|")]++
-				}
-			}
-			for _, seen := range append(s.app.Seen(), s.other.Seen()...) {
-				key := seen.Method + " " + seen.Host + " " + seen.Target + " " +
-					strings.Join(seen.Header.Values("X-Odd"), ",") + "|" + strings.Join(seen.Header.Values("X-User"), ",")
-				if allowed[key] == 0 {
-					t.Errorf("a backend saw %q, which was not allowed; allowed were %v; answers %v", key, allowed, answers)
-				}
-				allowed[key]--
-				if meansSecret(seen.Target) {
-					t.Errorf("a backend saw %q", seen.Target)
-				}
-				checkHeaders(t, seen)
-			}
+			s.compare(t, end, func() []string { return send(t, s, svid, trick.request) })
 		})
 	}
 	if err := envoy.Ended(); err != nil {
 		t.Error(err)
+	}
+}
+
+// compare runs a trick and holds what the backends saw against what was
+// recorded as allowed.
+func (s *shop) compare(t *testing.T, end *http.Client, trick func() []string) {
+	t.Helper()
+	s.app.Forget()
+	s.other.Forget()
+	before := len(s.Server.Records())
+	answers := trick()
+	// A last honest request on another connection: when it is answered and
+	// recorded, whatever the trick caused has been too.
+	wantAnswer(t, end, s.url("/items/last"), 200, "")
+
+	allowed := map[string]int{}
+	for _, r := range s.Server.Records()[before:] {
+		of := func(path ...string) string {
+			return r.At(append([]string{"input", "attributes", "request", "http"}, path...)...)
+		}
+		if r.At("meshseal", "decision") == "allow" {
+			allowed[of("method")+" "+of("host")+" "+of("path")+" "+of("headers", "x-odd")+"|"+of("headers", "x-user")]++
+		}
+	}
+	for _, seen := range append(s.app.Seen(), s.other.Seen()...) {
+		key := seen.Method + " " + seen.Host + " " + seen.Target + " " +
+			strings.Join(seen.Header.Values("X-Odd"), ",") + "|" + strings.Join(seen.Header.Values("X-User"), ",")
+		if allowed[key] == 0 {
+			t.Errorf("a backend saw %q, which was not allowed; allowed were %v; answers %v", key, allowed, answers)
+		}
+		allowed[key]--
+		if meansSecret(seen.Target) {
+			t.Errorf("a backend saw %q", seen.Target)
+		}
+		checkHeaders(t, seen)
 	}
 }
 
