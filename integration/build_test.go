@@ -128,6 +128,41 @@ func TestDiffNamesWhatChanged(t *testing.T) {
 	}
 }
 
+// TestEnvoyIsAskedAboutABuild: the Envoy at hand says what it thinks of each
+// proxy, and what it thinks does not change what is built.
+func TestEnvoyIsAskedAboutABuild(t *testing.T) {
+	t.Parallel()
+	envoy, err := meshtest.EnvoyBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo := shopRepository(t)
+	dir := t.TempDir()
+	build := func(envoy, out string) string {
+		t.Helper()
+		text, code := exit(t, meshtest.Meshseal(t, "build", "--repo", repo.Dir, "--out", filepath.Join(dir, out), "--envoy", envoy))
+		if code != 0 {
+			t.Fatalf("exit %d: %s", code, text)
+		}
+		return text
+	}
+	if out := build(envoy, "asked"); !strings.Contains(out, "would take proxy app") || strings.Contains(out, "warning") {
+		t.Errorf("an honest mesh: %s", out)
+	}
+	if out := build("", "not-asked"); strings.Contains(out, "would take") {
+		t.Errorf("no Envoy was to be asked: %s", out)
+	}
+	same := exec.Command("cmp", filepath.Join(dir, "asked"), filepath.Join(dir, "not-asked"))
+	if out, code := exit(t, same); code != 0 {
+		t.Errorf("asking changed the snapshot: %s", out)
+	}
+	// Well-formed, and yet no Envoy takes it.
+	repo.Replace("a policy without its provider", "proxies/app/clusters.yaml", "name: other\n  type: STATIC", "name: other\n  lb_policy: CLUSTER_PROVIDED\n  type: STATIC")
+	if out := build(envoy, "refused"); !strings.Contains(out, "would refuse proxy app") {
+		t.Errorf("Envoy's verdict is not shown: %s", out)
+	}
+}
+
 // shopRepository is the tests' mesh without anything running.
 func shopRepository(t *testing.T) *meshtest.Repository {
 	t.Helper()

@@ -91,11 +91,7 @@ func Build(fsys fs.FS, at snapshot.Commit) (*snapshot.Draft, Report, error) {
 // compile refuses a request policy that would not load when the snapshot takes
 // effect.
 func (repo *repository) compile() error {
-	files := make([]policies.File, len(repo.policies))
-	for i, f := range repo.policies {
-		files[i] = policies.File{Path: f.Path, Data: f.Data}
-	}
-	if _, err := policies.Compile(files, repo.mesh.PolicyPath); err != nil {
+	if _, err := policies.Compile(repo.policyFiles(), repo.mesh.PolicyPath); err != nil {
 		return fmt.Errorf("%s/: %w", policiesDir, err)
 	}
 	return nil

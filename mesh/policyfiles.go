@@ -13,9 +13,13 @@ func Policies(fsys fs.FS) ([]policies.File, error) {
 	if err := repo.readPolicies(&reader{fsys: fsys}); err != nil {
 		return nil, err
 	}
+	return repo.policyFiles(), nil
+}
+
+func (repo *repository) policyFiles() []policies.File {
 	files := make([]policies.File, len(repo.policies))
 	for i, f := range repo.policies {
 		files[i] = policies.File(f)
 	}
-	return files, nil
+	return files
 }

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"meshseal/mesh"
+	"meshseal/mesh/bootstrap"
 	"meshseal/mesh/gitsource"
 	"meshseal/policies"
 	"meshseal/snapshot"
@@ -34,13 +37,16 @@ func initCommand() *cobra.Command {
 }
 
 func buildCommand() *cobra.Command {
-	var repo, commit, out string
+	var repo, commit, out, envoy string
 	c := &cobra.Command{
 		Use:   "build --repo DIR --out FILE",
 		Short: "Build a commit into an unsigned snapshot and print its root",
 		Long: `Build a commit of the mesh repository DIR into FILE, and print the root of the
 snapshot as the only line on stdout. Git objects are read, never the work tree.
-The same commit gives the same bytes on every machine.`,
+The same commit gives the same bytes on every machine.
+
+Where an Envoy is at hand, it is asked what it thinks of each proxy's resources
+(envoy --mode validate), and its verdict is shown. It never decides a build.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			draft, err := buildCommit(c.ErrOrStderr(), repo, commit)
@@ -50,6 +56,7 @@ The same commit gives the same bytes on every machine.`,
 			if err := writeFile(out, draft.Bytes(), 0o644); err != nil {
 				return err
 			}
+			askEnvoy(c.Context(), c.ErrOrStderr(), envoy, draft)
 			fmt.Fprintln(c.OutOrStdout(), draft.Root())
 			return nil
 		},
@@ -57,8 +64,35 @@ The same commit gives the same bytes on every machine.`,
 	c.Flags().StringVar(&repo, "repo", ".", "the mesh repository: a Git work tree, a folder in one, or a bare repository")
 	c.Flags().StringVar(&commit, "commit", "HEAD", "the commit to build: a hash, a branch or a tag")
 	c.Flags().StringVar(&out, "out", "", "where to write the snapshot")
+	c.Flags().StringVar(&envoy, "envoy", defaultEnvoy(), "the Envoy to ask; from MESHSEAL_ENVOY, or the one in PATH")
 	_ = c.MarkFlagRequired("out")
 	return c
+}
+
+// defaultEnvoy is the Envoy at hand; empty if there is none.
+func defaultEnvoy() string {
+	if name := os.Getenv(envPrefix + "_ENVOY"); name != "" {
+		return name
+	}
+	name, err := exec.LookPath("envoy")
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// askEnvoy shows what an Envoy thinks of each proxy.
+func askEnvoy(ctx context.Context, w io.Writer, envoy string, draft *snapshot.Draft) {
+	if envoy == "" {
+		return
+	}
+	for _, p := range draft.Proxies() {
+		if err := bootstrap.Validate(ctx, envoy, draft, p); err != nil {
+			fmt.Fprintf(w, "warning: %s would refuse proxy %s: %v\n", envoy, p.Name, err)
+			continue
+		}
+		fmt.Fprintf(w, "envoy: would take proxy %s\n", p.Name)
+	}
 }
 
 // buildCommit builds a revision and writes what the build noticed to w.
