@@ -75,6 +75,31 @@ func TestStatementIsRenewed(t *testing.T) {
 	}
 }
 
+// TestBrokenCommitKeepsWhatIsInForce: a commit that does not build is refused
+// and shown, and what is in force is renewed past the end of its statement; the
+// commit that mends it takes effect.
+func TestBrokenCommitKeepsWhatIsInForce(t *testing.T) {
+	t.Parallel()
+	s := newShop(t, edit(t, "meshseal.yaml", "grace: 5s", "grace: 5s\nstatement_lifetime: 3s"))
+	s.appEnvoy()
+	c := s.client(t)
+	wantAnswer(t, c, s.url("/items/1"), 200, "")
+	s.Repo.Replace("a slip", "meshseal.yaml", "format: v1", "fromat: v1")
+	meshtest.Eventually(t, "the commit is refused", func() error {
+		status, err := s.Server.Status()
+		if err != nil {
+			return err
+		}
+		return wantErr(strings.Contains(status.Source.Refused, "fromat"), "refused: %q", status.Source.Refused)
+	})
+	meshtest.Stays(t, "requests are allowed past the statement's end", 5*time.Second, func() error {
+		a := ask(t, c, s.url("/items/1"))
+		return wantErr(a.code == 200, "%d %s", a.code, a.reason)
+	})
+	s.WaitInForce(s.Repo.Replace("mended", "meshseal.yaml", "fromat: v1", "format: v1"))
+	wantAnswer(t, c, s.url("/items/1"), 200, "")
+}
+
 // fileShop is a shop whose server follows a snapshot file and holds no signing
 // key.
 func fileShop(t *testing.T, edits ...func(map[string]string)) *shop {

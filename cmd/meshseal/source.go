@@ -87,8 +87,9 @@ func (a *adopter) serve(s *snapshot.Snapshot, plan *extauthz.Plan) {
 
 // source finds the newest snapshot.
 type source interface {
-	// next returns a verified snapshot that is not the one in force, or nil
-	// where there is none.
+	// next returns a verified snapshot to adopt, or nil where there is none. An
+	// error says why something newer is not to be adopted; it may come with a
+	// renewed statement for what is in force.
 	next(ctx context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error)
 }
 
@@ -96,7 +97,8 @@ type source interface {
 type fileFollower struct {
 	path  string
 	trust snapshot.Trust
-	same  os.FileInfo // of the file whose bytes are in force
+	seen  os.FileInfo // the file that need not be read again
+	fault error       // what was wrong with it; nil if it is in force
 }
 
 func (f *fileFollower) next(_ context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
@@ -104,20 +106,25 @@ func (f *fileFollower) next(_ context.Context, current *snapshot.Snapshot, now t
 	if err != nil {
 		return nil, err
 	}
-	if f.same != nil && os.SameFile(f.same, info) && f.same.ModTime().Equal(info.ModTime()) && f.same.Size() == info.Size() {
-		return nil, nil
+	if f.seen != nil && os.SameFile(f.seen, info) && f.seen.ModTime().Equal(info.ModTime()) && f.seen.Size() == info.Size() {
+		return nil, f.fault
 	}
+	f.seen, f.fault = nil, nil
 	data, err := snapshot.ReadFile(f.path)
 	if err != nil {
 		return nil, err
 	}
 	if current != nil && bytes.Equal(data, current.Bytes()) {
-		f.same = info
+		f.seen = info
 		return nil, nil
 	}
 	s, err := snapshot.Open(data, f.trust, now)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s: %w", f.path, snapshot.Code(err), err)
+		err = fmt.Errorf("%s: %s: %w", f.path, snapshot.Code(err), err)
+		if !errors.Is(err, snapshot.ErrNotYetValid) { // that one heals by waiting
+			f.seen, f.fault = info, err
+		}
+		return nil, err
 	}
 	return s, nil
 }
@@ -128,6 +135,11 @@ type gitFollower struct {
 	signer               snapshot.Signer
 	trust                snapshot.Trust // the signer's own key
 	log                  *slog.Logger
+
+	// A commit builds the same every time, so one that does not build is not
+	// tried again.
+	broken string // its hash
+	fault  error
 }
 
 func (g *gitFollower) next(_ context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
@@ -135,11 +147,23 @@ func (g *gitFollower) next(_ context.Context, current *snapshot.Snapshot, now ti
 	if err != nil {
 		return nil, err
 	}
+	candidate, err := g.newest(hash, current, now)
+	if candidate != nil || current == nil || now.Before(halfway(current.Statement())) {
+		return candidate, err
+	}
+	// Also where the newest commit is refused: what is in force stays in force,
+	// and a bad commit must not end it.
+	renewed, rerr := g.renew(current, now)
+	return renewed, errors.Join(err, rerr)
+}
+
+// newest is the commit built and signed; nil if it is the one in force.
+func (g *gitFollower) newest(hash string, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
 	if current != nil && current.Statement().Commit == hash {
-		if now.Before(halfway(current.Statement())) {
-			return nil, nil
-		}
-		return g.renew(current, now)
+		return nil, nil
+	}
+	if hash == g.broken {
+		return nil, g.fault
 	}
 	source, err := gitsource.Open(g.repository, hash)
 	if err != nil {
@@ -155,7 +179,8 @@ func (g *gitFollower) next(_ context.Context, current *snapshot.Snapshot, now ti
 	}
 	draft, report, err := mesh.Build(source.FS(), source.Commit())
 	if err != nil {
-		return nil, fmt.Errorf("build commit %s: %w", source.Commit().Hash, err)
+		g.broken, g.fault = hash, fmt.Errorf("build commit %s: %w", hash, err)
+		return nil, g.fault
 	}
 	for _, n := range report.Notices {
 		g.log.Info("build notice", "commit", source.Commit().Hash, "notice", n.String())
@@ -214,8 +239,8 @@ func (f *follower) run(ctx context.Context) error {
 func (f *follower) look(ctx context.Context) {
 	now := f.now()
 	candidate, err := f.source.next(ctx, f.adopter.current.Load(), now)
-	if err == nil && candidate != nil {
-		err = f.adopter.adopt(candidate)
+	if candidate != nil {
+		err = errors.Join(err, f.adopter.adopt(candidate))
 	}
 	if err == nil {
 		f.lastGood.Store(now.UnixNano())
