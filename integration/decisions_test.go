@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net/url"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -170,6 +172,42 @@ func TestOutbound(t *testing.T) {
 			t.Errorf("record %d: %v", i, m)
 		}
 	}
+}
+
+// TestProxySockets: a Unix socket stands for one proxy. It proves which one
+// asks, and nothing of what runs there: inbound requests are decided by the
+// caller's certificate, outbound ones need the proxy's, over TLS on a socket.
+func TestProxySockets(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	if err := s.Server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	socket := func(name string) string { return filepath.Join(s.Dir, name+".sock") }
+	s.Configure(`listeners: [`, `listeners: [{socket: `+socket("app")+`, proxy: app}, {socket: `+socket("client")+`, proxy: client}, {socket: `+socket("tls")+`, tls: true}, `)
+	s.Start()
+	for _, name := range []string{"app", "client", "tls"} {
+		if info, err := os.Stat(socket(name)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: mode %v, want 0600 (%v)", name, info.Mode(), err)
+		}
+	}
+	start := func(proxy string, server ...string) *meshtest.Envoy {
+		t.Helper()
+		config, admin, _ := s.BootstrapWithSDS(proxy, s.CA.SVID(id(proxy, proxy+"-1")), server...)
+		return meshtest.StartEnvoy(t, config, admin)
+	}
+	start("app", "--server", "unix://"+socket("app"))
+	wantAnswer(t, s.client(t), s.url("/items/1"), 200, "")
+	wantAnswer(t, s.caller(t, s.CA.SVID(id("client", "client-3"))), s.url("/items/1"), 403, "DIGEST_NOT_ALLOWED")
+
+	outbound := "http://" + s.clientHost + ":4000/items/1"
+	client := start("client", "--server", "unix://"+socket("client"))
+	wantAnswer(t, &testClient, outbound, 403, "EVIDENCE_MISSING")
+	if err := client.Stop(); err != nil {
+		t.Error(err)
+	}
+	start("client", "--server", "unix://"+socket("tls"), "--server-id", s.ServerID())
+	wantAnswer(t, &testClient, outbound, 200, "")
 }
 
 // TestOutboundDigestNotAllowed: an application that was changed is refused by

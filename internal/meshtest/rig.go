@@ -86,15 +86,18 @@ func (r *Rig) Bootstrap(proxy string, svid *SVID) (config, admin string) {
 	return config, admin
 }
 
-// BootstrapWithSDS is Bootstrap for tests that renew the proxy's SVID.
-func (r *Rig) BootstrapWithSDS(proxy string, svid *SVID) (config, admin string, sds *SDS) {
+// BootstrapWithSDS is Bootstrap for tests that renew the proxy's SVID, or that
+// say themselves, by the flags in server, where meshseal is and who it is.
+func (r *Rig) BootstrapWithSDS(proxy string, svid *SVID, server ...string) (config, admin string, sds *SDS) {
 	r.t.Helper()
 	dir := Dir(r.t)
 	Run(r.t, Meshseal(r.t, "build", "--repo", r.Repo.Dir, "--out", dir+"/mesh.snapshot"))
 	sds = ServeSDS(r.t, dir+"/sds.sock", svid, r.CA)
-	text := Run(r.t, Meshseal(r.t, "bootstrap", "--snapshot", dir+"/mesh.snapshot", "--proxy", proxy,
-		"--server", r.Host+":18000", "--server-id", r.ServerID(),
-		"--sds", "unix://"+dir+"/sds.sock", "--admin", AdminSocket(dir)))
+	if len(server) == 0 {
+		server = []string{"--server", r.Host + ":18000", "--server-id", r.ServerID()}
+	}
+	text := Run(r.t, Meshseal(r.t, append([]string{"bootstrap", "--snapshot", dir + "/mesh.snapshot", "--proxy", proxy,
+		"--sds", "unix://" + dir + "/sds.sock", "--admin", AdminSocket(dir)}, server...)...))
 	return Write(r.t, dir, "envoy.yaml", text), AdminSocket(dir), sds
 }
 
