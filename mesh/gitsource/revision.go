@@ -125,6 +125,21 @@ func (r *repository) shortened(digits string) ([]plumbing.Hash, error) {
 	if len(digits) < minPrefix || len(digits) > hex.EncodedLen(len(plumbing.ZeroHash)) || strings.Trim(digits, "0123456789abcdef") != "" {
 		return nil, nil
 	}
+	named, err := r.withPrefix(digits)
+	if err != nil {
+		return nil, err
+	}
+	var all []plumbing.Hash
+	for _, h := range named {
+		if _, err := r.read(plumbing.CommitObject, h, maxCommit); err == nil {
+			all = append(all, h)
+		}
+	}
+	return all, nil
+}
+
+// withPrefix are the names of objects of any type that begin with digits.
+func (r *repository) withPrefix(digits string) ([]plumbing.Hash, error) {
 	prefix, err := hex.DecodeString(digits[:len(digits)/2*2])
 	if err != nil {
 		return nil, err
@@ -138,10 +153,7 @@ func (r *repository) shortened(digits string) ([]plumbing.Hash, error) {
 			return nil, err
 		}
 		for _, h := range hashes {
-			if !strings.HasPrefix(h.String(), digits) {
-				continue
-			}
-			if obj, err := store.EncodedObject(plumbing.AnyObject, h); err == nil && obj.Type() == plumbing.CommitObject {
+			if strings.HasPrefix(h.String(), digits) {
 				all = append(all, h)
 			}
 		}

@@ -10,7 +10,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"sync"
 	"time"
@@ -130,53 +129,6 @@ func (s *Source) Descends(hash string) bool {
 // an oversize file are errors when they are opened.
 func (s *Source) FS() fs.FS {
 	return &tree{repo: s.repo, root: s.tree, time: s.commit.Time}
-}
-
-// read returns the content of an object after checking its type, its size and
-// its name.
-func (r *repository) read(t plumbing.ObjectType, hash plumbing.Hash, limit int64) ([]byte, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, store := range r.stores {
-		size, err := store.EncodedObjectSize(hash)
-		if errors.Is(err, plumbing.ErrObjectNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("git object %s: %w", hash, err)
-		}
-		if size > limit {
-			return nil, fmt.Errorf("git object %s has %d bytes; at most %d are read", hash, size, limit)
-		}
-		data, err := content(store, t, hash, limit)
-		if err != nil {
-			return nil, fmt.Errorf("git object %s: %w", hash, err)
-		}
-		return data, nil
-	}
-	return nil, fmt.Errorf("git object %s is missing; is this a partial clone, or is the repository damaged (git fsck)?", hash)
-}
-
-func content(store *filesystem.Storage, t plumbing.ObjectType, hash plumbing.Hash, limit int64) (data []byte, err error) {
-	obj, err := store.EncodedObject(plumbing.AnyObject, hash)
-	if err != nil {
-		return nil, err
-	}
-	if obj.Type() != t {
-		return nil, fmt.Errorf("is a %s, not a %s", obj.Type(), t)
-	}
-	rd, err := obj.Reader()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, rd.Close()) }()
-	if data, err = io.ReadAll(io.LimitReader(rd, limit+1)); err != nil {
-		return nil, err
-	}
-	if got := plumbing.ComputeHash(t, data); got != hash {
-		return nil, fmt.Errorf("its content has the name %s: the repository is damaged or was tampered with", got)
-	}
-	return data, nil
 }
 
 func (r *repository) commit(hash plumbing.Hash) (*object.Commit, error) {

@@ -305,17 +305,3 @@ func (d *folder) ReadDir(n int) ([]fs.DirEntry, error) {
 	d.entries = d.entries[n:]
 	return some, nil
 }
-
-// size is the size of an object in bytes.
-func (r *repository) size(hash plumbing.Hash) (int64, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, store := range r.stores {
-		if size, err := store.EncodedObjectSize(hash); err == nil {
-			return size, nil
-		} else if !errors.Is(err, plumbing.ErrObjectNotFound) {
-			return 0, err
-		}
-	}
-	return 0, plumbing.ErrObjectNotFound
-}
