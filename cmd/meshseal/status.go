@@ -53,8 +53,9 @@ func statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show what a running server has in force, and what each proxy acknowledged",
 		Long: `Ask a running server what it has in force and what each proxy acknowledged.
-Exit codes: 0 all connected proxies run the snapshot in force; 1 something
-does not, or the snapshot has expired; 2 the server cannot be asked.`,
+Exit codes: 0 all connected proxies acknowledged the snapshot in force; 1 one
+did not yet or rejected it, the source has something that is refused, or the
+statement is overdue or has expired; 2 the server cannot be asked.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
@@ -110,13 +111,14 @@ func fetchStatus(ctx context.Context, address string) (*status, error) {
 	return s, nil
 }
 
-// healthy reports whether every connected proxy runs the snapshot in force.
+// healthy reports whether every connected proxy acknowledged the snapshot in
+// force, and nothing waits to be seen to.
 func (s *status) healthy() bool {
 	if s.Snapshot == nil || s.Snapshot.Expired || s.Snapshot.Overdue || s.Source.Refused != "" {
 		return false
 	}
 	for _, p := range s.Proxies {
-		if p.State == xds.Mixed {
+		if p.State == xds.Mixed || p.State == xds.Pending {
 			return false
 		}
 	}
