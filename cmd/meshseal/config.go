@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -118,8 +119,12 @@ func loadServeConfig(path string, environ, sets []string) (*serveConfig, error) 
 		return nil, err
 	}
 	c := &serveConfig{}
-	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(c); err != nil {
+	decoder := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict())
+	if err := decoder.Decode(c); err != nil {
 		return nil, fmt.Errorf("%s: %s", path, yaml.FormatError(err, false, true))
+	}
+	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: more than one YAML document; what is behind the first would count for nothing", path)
 	}
 	known := map[string]reflect.Value{}
 	scalars(reflect.ValueOf(c).Elem(), "", known)
