@@ -66,12 +66,12 @@ issues a new statement for the same root, with only this signature.`,
 
 // verification is the result of verify, as -o json writes it.
 type verification struct {
-	Verified  bool                `json:"verified"`
-	Code      string              `json:"code"`
-	Reason    string              `json:"reason,omitempty"`
-	Root      string              `json:"root,omitempty"`
-	Statement *snapshot.Statement `json:"statement,omitempty"`
-	Rebuilt   bool                `json:"rebuilt"`
+	Verified  bool           `json:"verified"`
+	Code      string         `json:"code"`
+	Reason    string         `json:"reason,omitempty"`
+	Root      string         `json:"root,omitempty"`
+	Statement *statementView `json:"statement,omitempty"`
+	Rebuilt   bool           `json:"rebuilt"`
 }
 
 func verifyCommand() *cobra.Command {
@@ -128,7 +128,8 @@ func verify(w io.Writer, data []byte, trust snapshot.Trust, rebuild string) veri
 		return verification{Code: snapshot.Code(err), Reason: err.Error()}
 	}
 	statement := s.Statement()
-	v := verification{Verified: true, Code: "OK", Root: s.Root().String(), Statement: &statement}
+	view := viewStatement(statement)
+	v := verification{Verified: true, Code: "OK", Root: s.Root().String(), Statement: &view}
 	if rebuild == "" {
 		return v
 	}
@@ -177,14 +178,14 @@ func readDraft(name string) (*snapshot.Draft, error) {
 
 // summary is what show writes.
 type summary struct {
-	Root       string              `json:"root"`
-	Statement  snapshot.Statement  `json:"statement"`
-	Signatures []string            `json:"signatures"`
-	Mesh       snapshot.Mesh       `json:"mesh"`
-	Proxies    []snapshot.Proxy    `json:"proxies"`
-	Workloads  []snapshot.Workload `json:"workloads"`
-	Policies   []string            `json:"policies"`
-	Waivers    []snapshot.Waiver   `json:"waivers"`
+	Root       string         `json:"root"`
+	Statement  statementView  `json:"statement"`
+	Signatures []string       `json:"signatures"`
+	Mesh       meshView       `json:"mesh"`
+	Proxies    []proxyView    `json:"proxies"`
+	Workloads  []workloadView `json:"workloads"`
+	Policies   []string       `json:"policies"`
+	Waivers    []waiverView   `json:"waivers"`
 }
 
 func showCommand() *cobra.Command {
@@ -199,8 +200,9 @@ func showCommand() *cobra.Command {
 				return err
 			}
 			s := summary{
-				Root: d.Root().String(), Statement: d.Statement(), Signatures: d.SignedBy(), Mesh: d.Mesh(),
-				Proxies: d.Proxies(), Workloads: d.Workloads(), Waivers: d.Waivers(),
+				Root: d.Root().String(), Statement: viewStatement(d.Statement()), Signatures: append([]string{}, d.SignedBy()...),
+				Mesh: viewMesh(d.Mesh()), Proxies: viewProxies(d.Proxies()), Workloads: viewWorkloads(d.Workloads()),
+				Policies: []string{}, Waivers: viewWaivers(d.Waivers()),
 			}
 			for _, f := range d.Policies() {
 				s.Policies = append(s.Policies, f.Path)
@@ -217,7 +219,7 @@ func writeSummary(w io.Writer, s summary) error {
 	fmt.Fprintf(t, "root\t%s\n", s.Root)
 	fmt.Fprintf(t, "mesh\t%s (format %s)\n", s.Mesh.Name, s.Mesh.Format)
 	fmt.Fprintf(t, "commit\t%s, sequence %d, %s\n", s.Statement.Commit, s.Statement.Sequence, s.Statement.CommitTime.UTC().Format(time.RFC3339))
-	if s.Statement.Issued.IsZero() {
+	if s.Statement.Issued == nil {
 		fmt.Fprintf(t, "statement\tnot signed\n")
 	} else {
 		fmt.Fprintf(t, "statement\tissued %s, expires %s\n", s.Statement.Issued.Format(time.RFC3339), s.Statement.Expires.Format(time.RFC3339))
@@ -227,8 +229,8 @@ func writeSummary(w io.Writer, s summary) error {
 	}
 	for _, p := range s.Proxies {
 		fmt.Fprintf(t, "proxy\t%s\t%s\tworkload %s\n", p.Name, p.ID, p.Workload)
-		for _, e := range p.Entries {
-			fmt.Fprintf(t, "\t  %s\t%s\t%s\n", e.Type.Short(), e.Name, e.Hash)
+		for _, r := range p.Resources {
+			fmt.Fprintf(t, "\t  %s\t%s\t%s\n", snapshot.TypeURL(r.Type).Short(), r.Name, r.Hash)
 		}
 	}
 	for _, wl := range s.Workloads {
@@ -238,7 +240,7 @@ func writeSummary(w io.Writer, s summary) error {
 		fmt.Fprintf(t, "policy\t%s\n", p)
 	}
 	for _, wv := range s.Waivers {
-		fmt.Fprintf(t, "waiver\t%s\t%s/%s\tuntil %s: %s\n", wv.Rule, wv.Proxy, wv.Resource, wv.Until.Format(time.DateOnly), wv.Reason)
+		fmt.Fprintf(t, "waiver\t%s\t%s/%s\tuntil %s: %s\n", wv.Rule, wv.Proxy, wv.Resource, wv.Until, wv.Reason)
 	}
 	return t.Flush()
 }
@@ -259,7 +261,7 @@ func diffCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			changes := snapshot.Diff(a, b)
+			changes := append([]snapshot.Change{}, snapshot.Diff(a, b)...) // an empty list is written as one
 			if err := format.write(c.OutOrStdout(), changes, func(w io.Writer) error {
 				for _, change := range changes {
 					fmt.Fprintln(w, change)
