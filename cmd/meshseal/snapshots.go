@@ -99,7 +99,7 @@ usage or an unreadable file.`,
 			if err != nil {
 				return err
 			}
-			v := verify(c.ErrOrStderr(), data, trust, rebuild)
+			v := verify(data, trust, rebuild)
 			if err := format.write(c.OutOrStdout(), v, func(w io.Writer) error {
 				if v.Verified {
 					fmt.Fprintln(w, "verified", v.Root)
@@ -122,7 +122,7 @@ usage or an unreadable file.`,
 	return c
 }
 
-func verify(w io.Writer, data []byte, trust snapshot.Trust, rebuild string) verification {
+func verify(data []byte, trust snapshot.Trust, rebuild string) verification {
 	s, err := snapshot.Open(data, trust, time.Now())
 	if err != nil {
 		return verification{Code: snapshot.Code(err), Reason: err.Error()}
