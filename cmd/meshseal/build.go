@@ -46,10 +46,16 @@ snapshot as the only line on stdout. Git objects are read, never the work tree.
 The same commit gives the same bytes on every machine.
 
 Where an Envoy is at hand, it is asked what it thinks of each proxy's resources
-(envoy --mode validate), and its verdict is shown. It never decides a build.`,
+(envoy --mode validate), and its verdict is shown. It never decides a build.
+
+Exit codes: 0 built; 1 the configuration breaks a guardrail; 2 it cannot be
+read or built, or wrong usage.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			draft, err := buildCommit(c.ErrOrStderr(), repo, commit)
+			if broken := new(mesh.GuardrailError); errors.As(err, &broken) {
+				return finding(err)
+			}
 			if err != nil {
 				return err
 			}
