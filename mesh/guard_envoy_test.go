@@ -193,3 +193,31 @@ func TestEnvoyShowsRewriteEscapes(t *testing.T) {
 		t.Errorf("got %d, reached %q", code, reached)
 	}
 }
+
+// What AMBIGUOUS_REQUEST and EXTENSION_UNTESTED refuse, on the real Envoy: the
+// body of an authorized request reaches the backend as a request of its own.
+func TestEnvoyShowsBodiesAsRequests(t *testing.T) {
+	const inner = "GET /admin HTTP/1.1\r\nHost: x\r\n\r\n"
+	for name, fill := range map[string]hooks{
+		"content-length": {"#route": `request_headers_to_add: [{header: {key: content-length, value: "0"}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]`},
+		"allow_post":     {"#action": "upgrade_configs: [{upgrade_type: CONNECT, connect_config: {allow_post: true}}]"},
+		"TCP pool":       {"#cluster": upstream("tcp.v3.TcpConnectionPoolProto")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := startHardened(t, fill)
+			// send ends the body with an empty line of its own.
+			_, asked, _ := e.send(t, "POST /foo HTTP/1.1", "Host: app.test", fmt.Sprintf("Content-Length: %d", len(inner)), "", strings.TrimSuffix(inner, "\r\n\r\n"))
+			if want := []string{"POST /foo app.test via app"}; !slices.Equal(asked, want) {
+				t.Errorf("asked %q", asked)
+			}
+			meshtest.Eventually(t, "the hole is no more; the rule may go", func() error {
+				for _, s := range e.backend.Seen() {
+					if s.Method == "GET" && s.Target == "/admin" {
+						return nil
+					}
+				}
+				return fmt.Errorf("the backend saw %v", e.backend.Seen())
+			})
+		})
+	}
+}

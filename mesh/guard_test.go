@@ -31,6 +31,11 @@ func perFilter(name, kind, fields string) string {
 	return `typed_per_filter_config: {` + name + `: {"@type": ` + kind + fields + `}}`
 }
 
+// upstream is how a cluster carries a request.
+func upstream(kind string) string {
+	return `upstream_config: {name: x, typed_config: {"@type": ` + ext + `upstreams.http.` + kind + `}}`
+}
+
 const (
 	perRouteType     = ext + "filters.http.ext_authz.v3.ExtAuthzPerRoute"
 	filterConfigType = "type.googleapis.com/envoy.config.route.v3.FilterConfig"
@@ -166,6 +171,12 @@ var guardCases = []struct {
 	{"ORIGINAL_DST_CHOSEN", "app", "use_http_header", hooks{"#cluster": "original_dst_lb_config: {use_http_header: true}"}, nil},
 	{"ORIGINAL_DST_CHOSEN", "app", "metadata_key", hooks{"#cluster": "original_dst_lb_config: {metadata_key: {key: k, path: [{key: a}]}}"},
 		hooks{"#cluster": "original_dst_lb_config: {upstream_port_override: 80}"}},
+	{"ORIGINAL_DST_CHOSEN", "in", "listener_filters[0]",
+		hooks{"#listener": "listener_filters:\n" + filter("filters.listener.proxy_protocol.v3.ProxyProtocol", ""), "#cluster": "type: ORIGINAL_DST"},
+		hooks{"#listener": "listener_filters:\n" + filter("filters.listener.original_dst.v3.OriginalDst", ""), "#cluster": "type: ORIGINAL_DST"}},
+	{"ORIGINAL_DST_CHOSEN", "in", "listener_filters[0]",
+		hooks{"#listener": "listener_filters:\n" + filter("filters.listener.proxy_protocol.v3.ProxyProtocol", ""), "#cluster": `cluster_type: {name: x, typed_config: {"@type": ` + ext + `clusters.original_dst.v3.OriginalDstCluster}}`},
+		hooks{"#listener": "listener_filters:\n" + filter("filters.listener.proxy_protocol.v3.ProxyProtocol", "")}},
 	{"DYNAMIC_FORWARD_PROXY", "app", "typed_config",
 		hooks{"#cluster": `cluster_type: {name: x, typed_config: {"@type": ` + ext + `clusters.dynamic_forward_proxy.v3.ClusterConfig}}`},
 		hooks{"#cluster": `cluster_type: {name: x, typed_config: {"@type": ` + ext + `clusters.dns.v3.DnsCluster}}`}},
@@ -207,6 +218,24 @@ var guardCases = []struct {
 		hooks{"#hcm": `typed_header_validation_config: {name: a, typed_config: {"@type": ` + ext + `http.header_validators.envoy_default.v3.HeaderValidatorConfig}}`}, nil},
 	{"AMBIGUOUS_REQUEST", "in", "allow_chunked_length", hooks{"#hcm": "http_protocol_options: {allow_chunked_length: true}"},
 		hooks{"#hcm": "http_protocol_options: {accept_http_10: true}\ncommon_http_protocol_options: {headers_with_underscores_action: DROP_HEADER}"}},
+	{"AMBIGUOUS_REQUEST", "routes", "request_headers_to_add[0].header.key",
+		hooks{"#route": `request_headers_to_add: [{header: {key: Content-Length, value: "0"}}]`},
+		hooks{"#route": `request_headers_to_add: [{header: {key: x-a, value: "0"}}]` + "\n" + `response_headers_to_add: [{header: {key: connection, value: close}}]`}},
+	{"AMBIGUOUS_REQUEST", "routes", "request_headers_to_add[0].header.key",
+		hooks{"#to": `~weighted_clusters: {clusters: [{name: app, weight: 1, request_headers_to_add: [{header: {key: transfer-encoding, value: chunked}}]}]}`}, nil},
+	{"AMBIGUOUS_REQUEST", "in", "request_mutations[0].append.header.key",
+		hooks{"#filter": filter("filters.http.header_mutation.v3.HeaderMutation", ", mutations: {request_mutations: [{append: {header: {key: upgrade, value: x}}}]}")},
+		hooks{"#filter": filter("filters.http.header_mutation.v3.HeaderMutation", ", mutations: {response_mutations: [{append: {header: {key: connection, value: close}}}]}")}},
+	{"AMBIGUOUS_REQUEST", "in", "claim_to_headers[0].header_name",
+		hooks{"#filter": filter("filters.http.jwt_authn.v3.JwtAuthentication", `, providers: {p: {local_jwks: {inline_string: x}, claim_to_headers: [{header_name: ":method", claim_name: m}]}}`)},
+		hooks{"#filter": filter("filters.http.jwt_authn.v3.JwtAuthentication", `, providers: {p: {local_jwks: {inline_string: x}, forward_payload_header: x-payload, claim_to_headers: [{header_name: x-user, claim_name: sub}]}}`)}},
+	{"AMBIGUOUS_REQUEST", "in", "forward_payload_header",
+		hooks{"#filter": filter("filters.http.jwt_authn.v3.JwtAuthentication", `, providers: {p: {local_jwks: {inline_string: x}, forward_payload_header: Host}}`)}, nil},
+	{"AMBIGUOUS_REQUEST", "routes", "connect_config.allow_post",
+		hooks{"#action": "upgrade_configs: [{upgrade_type: CONNECT, connect_config: {allow_post: true}}]"},
+		hooks{"#action": "upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]"}},
+	{"EXTENSION_UNTESTED", "app", "upstream_config.typed_config",
+		hooks{"#cluster": upstream("tcp.v3.TcpConnectionPoolProto")}, hooks{"#cluster": upstream("generic.v3.GenericConnectionPoolProto")}},
 	{"CLIENT_HEADERS_TRUSTED", "in", "use_remote_address", hooks{"#hcm": "use_remote_address: false"}, hooks{"#hcm": "use_remote_address: true"}},
 	{"CLIENT_HEADERS_TRUSTED", "in", "xff_num_trusted_hops", hooks{"#hcm": "xff_num_trusted_hops: 1"}, nil},
 	{"CLIENT_HEADERS_TRUSTED", "in", "internal_address_config", hooks{"#hcm": "internal_address_config: {}"}, nil},

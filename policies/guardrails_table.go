@@ -5,8 +5,8 @@ package policies
 // docs/guardrails.md says the same.
 var guardrailRules = []Rule{
 	{Code: "AMBIGUOUS_REQUEST", Title: "A request can be read in two ways",
-		Text: "A backend that takes `x_user` for `x-user`, or counts a body by the other of two lengths, sees another request than the one that was authorized.",
-		Mend: "remove allow_chunked_length, and leave headers_with_underscores_action unset or at DROP_HEADER"},
+		Text: "A backend that takes `x_user` for `x-user`, counts a body by the other of two lengths, or gets a `content-length` that a route wrote over, sees another request than the one that was authorized: it took a body for the next request.",
+		Mend: "remove allow_chunked_length and allow_post, write no header that frames or names a request, and leave headers_with_underscores_action unset or at DROP_HEADER"},
 	{Code: "API_LISTENER", Title: "A listener without connections",
 		Text: "An API listener takes requests from the process that Envoy is linked into; there is no peer to prove.",
 		Mend: "use a listener with filter chains"},
@@ -107,8 +107,8 @@ var guardrailRules = []Rule{
 		Text: "A `TypedStruct`, or a type that this release does not know, can hold any extension, and no rule sees into it.",
 		Mend: "write the configuration in its own type"},
 	{Code: "ORIGINAL_DST_CHOSEN", Title: "The request names its destination",
-		Text: "With `use_http_header` or `metadata_key` a caller chooses the address to which its request goes.",
-		Mend: "remove use_http_header, http_header_name and metadata_key"},
+		Text: "With `use_http_header`, with `metadata_key`, or by the PROXY protocol where the cluster is of type ORIGINAL_DST, a caller chooses the address to which its request goes.",
+		Mend: "remove use_http_header, http_header_name and metadata_key, and name a cluster with endpoints behind a listener with proxy_protocol"},
 	{Code: "OUTBOUND_ADDRESS", Title: "Others can speak for the workload",
 		Text: "Whoever reaches an outbound listener is taken for the workload that the proxy fronts.",
 		Mend: "bind a Unix socket of mode 0600 or a loopback address"},

@@ -11,6 +11,50 @@ findings contains found("ORIGINAL_DST_CHOSEN", n, [field], "the request names th
 	n.value[field]
 }
 
+# The PROXY protocol says to which address a connection went, and whoever
+# connects says it; a cluster of the original destination believes it.
+findings contains found("ORIGINAL_DST_CHOSEN", n, [], sprintf("the PROXY protocol names the address to which the cluster %q connects", [cluster])) if {
+	some n in input.messages["envoy.config.listener.v3.ListenerFilter"]
+	config_type(n.value) == "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"
+	some cluster in original_dst_clusters
+	leads_to(n.resource, cluster)
+}
+
+original_dst_clusters contains n.value.name if {
+	some n in input.messages["envoy.config.cluster.v3.Cluster"]
+	n.value.type == "ORIGINAL_DST"
+}
+
+original_dst_clusters contains n.resource.name if {
+	some n in input.messages["envoy.extensions.clusters.original_dst.v3.OriginalDstCluster"]
+}
+
+# leads_to: a TCP chain of the listener, or a route table that it uses, names
+# the cluster, or an aggregate of it.
+leads_to(listener, cluster) if names_cluster(listener, cluster)
+
+leads_to(listener, cluster) if {
+	some n in input.strings[cluster]
+	n.resource.type == "envoy.config.cluster.v3.Cluster"
+	"clusters" in n.path
+	names_cluster(listener, n.resource.name)
+}
+
+names_cluster(listener, cluster) if {
+	some n in input.strings[cluster]
+	n.resource == listener
+	last(n.path) in {"cluster", "name"}
+}
+
+names_cluster(listener, cluster) if {
+	some n in input.strings[cluster]
+	n.resource.type == "envoy.config.route.v3.RouteConfiguration"
+	last(n.path) in {"cluster", "name"}
+	some used in input.strings[n.resource.name]
+	used.resource == listener
+	last(used.path) == "route_config_name"
+}
+
 findings contains found("DYNAMIC_FORWARD_PROXY", n, [], "the Host header or the server name names the address to which a request goes") if {
 	some n in input.extensions
 	contains(n.value["@any"], "dynamic_forward_proxy")

@@ -107,7 +107,6 @@ tested_types := {
 	"envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
 	"envoy.extensions.upstreams.http.generic.v3.GenericConnectionPoolProto",
 	"envoy.extensions.upstreams.http.http.v3.HttpConnectionPoolProto",
-	"envoy.extensions.upstreams.http.tcp.v3.TcpConnectionPoolProto",
 	"envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
 	"envoy.extensions.upstreams.tcp.generic.v3.GenericConnectionPoolProto",
 	"envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions",

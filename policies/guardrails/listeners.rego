@@ -101,6 +101,49 @@ findings contains found("AMBIGUOUS_REQUEST", n, ["http_protocol_options", "allow
 	n.value.http_protocol_options.allow_chunked_length
 }
 
+# A header that frames or names a request, written after the check or from what
+# the caller sent: of "POST /public" with content-length set to 0, the backend
+# took the body for the next request.
+findings contains found("AMBIGUOUS_REQUEST", n, ["header", "key"], sprintf("the header %q says where a request ends or what it asks for", [n.value.header.key])) if {
+	some n in input.messages["envoy.config.core.v3.HeaderValueOption"]
+	frames(n.value.header.key)
+	not of_response(n.path)
+}
+
+findings contains found("AMBIGUOUS_REQUEST", n, ["header_name"], sprintf("a claim is written into %q, which says where a request ends or what it asks for", [n.value.header_name])) if {
+	some n in input.messages["envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader"]
+	frames(n.value.header_name)
+}
+
+findings contains found("AMBIGUOUS_REQUEST", n, ["forward_payload_header"], sprintf("a token is written into %q, which says where a request ends or what it asks for", [n.value.forward_payload_header])) if {
+	some n in input.messages["envoy.extensions.filters.http.jwt_authn.v3.JwtProvider"]
+	frames(n.value.forward_payload_header)
+}
+
+frames(name) if startswith(name, ":")
+
+frames(name) if {
+	lower(name) in {
+		"connection", "content-length", "host", "http2-settings", "keep-alive",
+		"proxy-connection", "transfer-encoding", "upgrade",
+	}
+}
+
+of_response(path) if {
+	some part in path
+	is_string(part)
+	startswith(part, "response_")
+}
+
+of_response(path) if "local_reply_config" in path
+
+# The body of a POST reaches the backend without its head: what is in it, the
+# backend takes for requests.
+findings contains found("AMBIGUOUS_REQUEST", n, ["allow_post"], "the body of a POST reaches the backend as a connection of its own") if {
+	some n in input.messages["envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig"]
+	n.value.allow_post
+}
+
 findings contains found("CLIENT_HEADERS_TRUSTED", n, [field], "a caller may set the headers by which Envoy and the backend know where a request came from") if {
 	some n in input.messages[connection_manager]
 	n.resource.direction == "inbound"
