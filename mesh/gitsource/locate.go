@@ -121,9 +121,9 @@ const maxAlternates = 16
 
 // stores opens the object stores of the repository: its own, which has the
 // refs too, then those that it borrows objects from.
-func (l layout) stores() ([]*filesystem.Storage, error) {
+func (l layout) stores() ([]*store, error) {
 	dot := dotgit.NewRepositoryFilesystem(osfs.New(l.gitDir), osfs.New(l.commonDir))
-	stores := []*filesystem.Storage{filesystem.NewStorageWithOptions(dot, cache.NewObjectLRUDefault(), storeOptions())}
+	stores := []*store{newStore(filesystem.NewStorageWithOptions(dot, cache.NewObjectLRUDefault(), storeOptions()))}
 	seen := map[string]bool{}
 	queue := []string{filepath.Join(l.commonDir, "objects")}
 	for i := 0; i < len(queue); i++ {
@@ -137,7 +137,7 @@ func (l layout) stores() ([]*filesystem.Storage, error) {
 			}
 			seen[objects] = true
 			queue = append(queue, objects)
-			stores = append(stores, filesystem.NewStorageWithOptions(osfs.New(filepath.Dir(objects)), cache.NewObjectLRUDefault(), storeOptions()))
+			stores = append(stores, newStore(filesystem.NewStorageWithOptions(osfs.New(filepath.Dir(objects)), cache.NewObjectLRUDefault(), storeOptions())))
 		}
 		if len(queue) > maxAlternates {
 			return nil, fmt.Errorf("%s: more than %d repositories lend objects to this one", filepath.Join(l.commonDir, "objects/info/alternates"), maxAlternates)
@@ -186,7 +186,7 @@ var known = map[string]bool{
 // checkFormat refuses a format of repository that cannot be read, and a
 // history that is not the whole one or not the real one: the sequence of a
 // snapshot is counted from it.
-func (l layout) checkFormat(own *filesystem.Storage) error {
+func (l layout) checkFormat(own *store) error {
 	cfg, err := own.Config()
 	if err != nil {
 		return fmt.Errorf("read the Git repository's config: %w", err)

@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/storage/filesystem"
 )
 
 // read returns the content of an object after checking its type, its size and
@@ -33,7 +32,7 @@ func (r *repository) read(t plumbing.ObjectType, hash plumbing.Hash, limit int64
 	return nil, fmt.Errorf("git object %s is missing; is this a partial clone, or is the repository damaged (git fsck)?", hash)
 }
 
-func content(store *filesystem.Storage, t plumbing.ObjectType, hash plumbing.Hash, limit int64) (data []byte, err error) {
+func content(store *store, t plumbing.ObjectType, hash plumbing.Hash, limit int64) (data []byte, err error) {
 	rd, typ, size, err := openObject(store, hash, limit)
 	if err != nil {
 		return nil, err
@@ -52,7 +51,7 @@ func content(store *filesystem.Storage, t plumbing.ObjectType, hash plumbing.Has
 }
 
 // openObject opens an object that states a size up to limit.
-func openObject(store *filesystem.Storage, hash plumbing.Hash, limit int64) (io.ReadCloser, plumbing.ObjectType, int64, error) {
+func openObject(store *store, hash plumbing.Hash, limit int64) (io.ReadCloser, plumbing.ObjectType, int64, error) {
 	none := plumbing.InvalidObject
 	rd, typ, size, err := openLoose(store, hash)
 	if !errors.Is(err, plumbing.ErrObjectNotFound) {
@@ -61,7 +60,7 @@ func openObject(store *filesystem.Storage, hash plumbing.Hash, limit int64) (io.
 		}
 		return rd, typ, size, err
 	}
-	if size, err = store.EncodedObjectSize(hash); err != nil {
+	if size, err = store.packedSize(hash); err != nil {
 		return nil, none, 0, err
 	}
 	if size > limit {
@@ -82,7 +81,7 @@ func tooBig(size, limit int64) error {
 // openLoose opens an object that has a file of its own, behind its header.
 // go-git inflates such a file to its end, whatever size the header states, so
 // that a small file could fill the memory before its name is checked.
-func openLoose(store *filesystem.Storage, hash plumbing.Hash) (_ io.ReadCloser, _ plumbing.ObjectType, size int64, err error) {
+func openLoose(store *store, hash plumbing.Hash) (_ io.ReadCloser, _ plumbing.ObjectType, size int64, err error) {
 	none, name := plumbing.InvalidObject, hash.String()
 	f, err := store.Filesystem().Open(path.Join("objects", name[:2], name[2:]))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -129,7 +128,7 @@ func (r *repository) size(hash plumbing.Hash) (int64, error) {
 		case err == nil:
 			return size, rd.Close()
 		case errors.Is(err, plumbing.ErrObjectNotFound):
-			size, err = store.EncodedObjectSize(hash)
+			size, err = store.packedSize(hash)
 		}
 		if err == nil || !errors.Is(err, plumbing.ErrObjectNotFound) {
 			return size, err

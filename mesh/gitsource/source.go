@@ -16,7 +16,6 @@ import (
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/object"
-	"github.com/go-git/go-git/v5/storage/filesystem"
 
 	"meshseal/snapshot"
 )
@@ -41,7 +40,7 @@ type Source struct {
 // not made for concurrent use.
 type repository struct {
 	mu     sync.Mutex
-	stores []*filesystem.Storage
+	stores []*store
 }
 
 // Open pins the commit that rev names in the repository that holds the folder
