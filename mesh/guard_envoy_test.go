@@ -198,15 +198,22 @@ func TestEnvoyShowsRewriteEscapes(t *testing.T) {
 // body of an authorized request reaches the backend as a request of its own.
 func TestEnvoyShowsBodiesAsRequests(t *testing.T) {
 	const inner = "GET /admin HTTP/1.1\r\nHost: x\r\n\r\n"
-	for name, fill := range map[string]hooks{
-		"content-length": {"#route": `request_headers_to_add: [{header: {key: content-length, value: "0"}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]`},
-		"allow_post":     {"#action": "upgrade_configs: [{upgrade_type: CONNECT, connect_config: {allow_post: true}}]"},
-		"TCP pool":       {"#cluster": upstream("tcp.v3.TcpConnectionPoolProto")},
+	length := fmt.Sprintf("Content-Length: %d", len(inner))
+	for name, c := range map[string]struct {
+		fill    hooks
+		headers []string
+	}{
+		"content-length": {hooks{"#route": `request_headers_to_add: [{header: {key: content-length, value: "0"}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]`}, []string{length}},
+		"allow_post":     {hooks{"#action": "upgrade_configs: [{upgrade_type: CONNECT, connect_config: {allow_post: true}}]"}, []string{length}},
+		"TCP pool":       {hooks{"#cluster": upstream("tcp.v3.TcpConnectionPoolProto")}, []string{length}},
+		"upgrade": {hooks{"#upgrade": "- {upgrade_type: own}", "#route": "request_headers_to_remove: [upgrade]"},
+			[]string{"Content-Length: 0", "Connection: Upgrade", "Upgrade: own"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := startHardened(t, fill)
+			e := startHardened(t, c.fill)
 			// send ends the body with an empty line of its own.
-			_, asked, _ := e.send(t, "POST /foo HTTP/1.1", "Host: app.test", fmt.Sprintf("Content-Length: %d", len(inner)), "", strings.TrimSuffix(inner, "\r\n\r\n"))
+			lines := append([]string{"POST /foo HTTP/1.1", "Host: app.test"}, c.headers...)
+			_, asked, _ := e.send(t, append(lines, "", strings.TrimSuffix(inner, "\r\n\r\n"))...)
 			if want := []string{"POST /foo app.test via app"}; !slices.Equal(asked, want) {
 				t.Errorf("asked %q", asked)
 			}

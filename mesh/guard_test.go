@@ -192,6 +192,8 @@ var guardCases = []struct {
 	{"LEADS_TO_OUTBOUND", "eds", "address",
 		hooks{"#out-address": "{socket_address: {address: 127.0.0.1, port_value: 8081}}"},
 		hooks{"#out-address": "{socket_address: {address: 127.0.0.1, port_value: 8082}}"}},
+	{"LEADS_TO_OUTBOUND", "app", "address",
+		hooks{"#endpoint": "[{lb_endpoints: [{endpoint: {address: {pipe: {path: /run//./app/out.sock}}}}]}]"}, nil},
 	{"UDP_LISTENER", "in", "additional_addresses[0].address",
 		hooks{"#listener": "additional_addresses: [{address: {socket_address: {protocol: UDP, address: 0.0.0.0, port_value: 1}}}]"},
 		hooks{"#listener": "additional_addresses: [{address: {socket_address: {address: 0.0.0.0, port_value: 1}}}]"}},
@@ -231,6 +233,17 @@ var guardCases = []struct {
 		hooks{"#filter": filter("filters.http.jwt_authn.v3.JwtAuthentication", `, providers: {p: {local_jwks: {inline_string: x}, forward_payload_header: x-payload, claim_to_headers: [{header_name: x-user, claim_name: sub}]}}`)}},
 	{"AMBIGUOUS_REQUEST", "in", "forward_payload_header",
 		hooks{"#filter": filter("filters.http.jwt_authn.v3.JwtAuthentication", `, providers: {p: {local_jwks: {inline_string: x}, forward_payload_header: Host}}`)}, nil},
+	{"AMBIGUOUS_REQUEST", "routes", "request_headers_to_remove[1]",
+		hooks{"#vhost": "request_headers_to_remove: [x-a, Upgrade]"},
+		hooks{"#vhost": "request_headers_to_remove: [x-a]\nresponse_headers_to_remove: [connection]"}},
+	{"AMBIGUOUS_REQUEST", "in", "request_mutations[0].remove",
+		hooks{"#filter": filter("filters.http.header_mutation.v3.HeaderMutation", ", mutations: {request_mutations: [{remove: upgrade}]}")},
+		hooks{"#filter": filter("filters.http.header_mutation.v3.HeaderMutation", ", mutations: {response_mutations: [{remove: upgrade}]}")}},
+	{"AMBIGUOUS_REQUEST", "in", "request_mutations[0].remove_on_match",
+		hooks{"#filter": filter("filters.http.header_mutation.v3.HeaderMutation", ", mutations: {request_mutations: [{remove_on_match: {key_matcher: {prefix: UP}}}]}")},
+		hooks{"#filter": filter("filters.http.header_mutation.v3.HeaderMutation", ", mutations: {request_mutations: [{remove_on_match: {key_matcher: {prefix: x-}}}]}")}},
+	{"AMBIGUOUS_REQUEST", "in", "request_mutations[0].remove_on_match",
+		hooks{"#filter": filter("filters.http.header_mutation.v3.HeaderMutation", ", mutations: {request_mutations: [{remove_on_match: {key_matcher: {safe_regex: {regex: '.p.*'}}}}]}")}, nil},
 	{"AMBIGUOUS_REQUEST", "routes", "connect_config.allow_post",
 		hooks{"#action": "upgrade_configs: [{upgrade_type: CONNECT, connect_config: {allow_post: true}}]"},
 		hooks{"#action": "upgrade_configs: [{upgrade_type: CONNECT, connect_config: {}}]"}},
@@ -418,5 +431,25 @@ func TestWaivers(t *testing.T) {
 				t.Errorf("noticed %q, want %q", got, c.notice)
 			}
 		})
+	}
+}
+
+// This host has many names.
+func TestLeadsToOutboundByAnyName(t *testing.T) {
+	for host, leads := range map[string]bool{
+		"::1": true, "0:0:0:0:0:0:0:1": true, "0::1": true, "::ffff:127.0.0.1": true, "::FFFF:7f00:1": true,
+		"127.9.9.9": true, "127.1": true, "Localhost": true, "localhost.": true, "a.localhost": true, "0.0.0.0": true,
+		"0:0:0:0:0:0:0:0": true, "::ffff:0.0.0.0": true,
+		"::2": false, "1::1": false, "10.0.0.127": false, "127.example.org": false, "::ffff:10.0.0.1": false,
+		"notlocalhost": false, "fd00::1": false,
+	} {
+		found, _ := judged(t, hooks{
+			"#out-address":  "{socket_address: {address: 127.0.0.1, port_value: 8081}}",
+			"#endpoint":     "[{lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 8081}}}}]}]",
+			"#eds-endpoint": "[{lb_endpoints: [{endpoint: {address: {socket_address: {address: '" + host + "', port_value: 8081}}}}]}]",
+		})
+		if hasFinding(found, "LEADS_TO_OUTBOUND", "eds", "address") != leads {
+			t.Errorf("%s: found %s", host, show(found))
+		}
 	}
 }

@@ -6,7 +6,7 @@ package policies
 var guardrailRules = []Rule{
 	{Code: "AMBIGUOUS_REQUEST", Title: "A request can be read in two ways",
 		Text: "A backend that takes `x_user` for `x-user`, counts a body by the other of two lengths, or gets a `content-length` that a route wrote over, sees another request than the one that was authorized: it took a body for the next request.",
-		Mend: "remove allow_chunked_length and allow_post, write no header that frames or names a request, and leave headers_with_underscores_action unset or at DROP_HEADER"},
+		Mend: "remove allow_chunked_length and allow_post, neither write nor remove a header that frames or names a request, and leave headers_with_underscores_action unset or at DROP_HEADER"},
 	{Code: "API_LISTENER", Title: "A listener without connections",
 		Text: "An API listener takes requests from the process that Envoy is linked into; there is no peer to prove.",
 		Mend: "use a listener with filter chains"},

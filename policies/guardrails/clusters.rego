@@ -98,7 +98,16 @@ findings contains found("LEADS_TO_OUTBOUND", n, [], "the endpoint is an outbound
 	leads_to_outbound(n.value)
 }
 
-leads_to_outbound(address) if address.pipe.path in outbound_sockets
+leads_to_outbound(address) if {
+	some path in outbound_sockets
+	plain(path) == plain(address.pipe.path)
+}
+
+# plain takes "//" and "/./" out of a path.
+plain(path) := [part |
+	some part in split(path, "/")
+	not part in {"", "."}
+]
 
 leads_to_outbound(address) if {
 	address.socket_address.port_value in outbound_ports
@@ -107,9 +116,17 @@ leads_to_outbound(address) if {
 
 near(host) if loopback(host)
 
-near("localhost")
+# Other ways to write it: names, the short forms of inet_aton, the long forms of
+# ::1, IPv4 inside IPv6, and the unspecified address, which leads to this host.
+near(host) if regex.match(`^(.+\.)?(localhost|localhost\.localdomain|ip6-localhost|ip6-loopback)\.?$`, host)
 
-near(host) if host in {"0.0.0.0", "::"}
+near(host) if regex.match(`^([0:]*:(ffff:)?)?127(\.[0-9]+){0,3}$`, host)
+
+near(host) if regex.match(`^[0:]*:ffff:(0\.0\.0\.0|7f[0-9a-f]{2}:[0-9a-f]{1,4}|0+:0+)$`, host)
+
+near(host) if regex.match(`^[0:]*:0*[01]$`, host)
+
+near(host) if host in {"0.0.0.0", "0", "::"}
 
 loopback("::1")
 

@@ -122,12 +122,43 @@ findings contains found("AMBIGUOUS_REQUEST", n, ["forward_payload_header"], spri
 
 frames(name) if startswith(name, ":")
 
-frames(name) if {
-	lower(name) in {
-		"connection", "content-length", "host", "http2-settings", "keep-alive",
-		"proxy-connection", "transfer-encoding", "upgrade",
-	}
+frames(name) if lower(name) in framing
+
+framing := {
+	"connection", "content-length", "host", "http2-settings", "keep-alive",
+	"proxy-connection", "transfer-encoding", "upgrade",
 }
+
+# Without the header upgrade, what follows the head is the next request to the
+# backend, and still an upgraded connection to Envoy.
+findings contains found("AMBIGUOUS_REQUEST", n, ["request_headers_to_remove", i], sprintf("the header %q, which says where a request ends or what it asks for, is taken away", [name])) if {
+	some n in input.fields.request_headers_to_remove
+	some i, name in n.value.request_headers_to_remove
+	frames(name)
+}
+
+findings contains found("AMBIGUOUS_REQUEST", n, ["remove"], sprintf("the header %q, which says where a request ends or what it asks for, is taken away", [n.value.remove])) if {
+	some n in input.messages["envoy.config.common.mutation_rules.v3.HeaderMutation"]
+	frames(n.value.remove)
+	not of_response(n.path)
+}
+
+findings contains found("AMBIGUOUS_REQUEST", n, ["remove_on_match"], sprintf("the header %q, which says where a request ends or what it asks for, is taken away", [name])) if {
+	some n in input.messages["envoy.config.common.mutation_rules.v3.HeaderMutation"]
+	not of_response(n.path)
+	some name in framing
+	picks(n.value.remove_on_match.key_matcher, name)
+}
+
+picks(matcher, name) if lower(matcher.exact) == name
+
+picks(matcher, name) if startswith(name, lower(matcher.prefix))
+
+picks(matcher, name) if endswith(name, lower(matcher.suffix))
+
+picks(matcher, name) if contains(name, lower(matcher.contains))
+
+picks(matcher, name) if regex.match(sprintf("^(%s)$", [matcher.safe_regex.regex]), name)
 
 of_response(path) if {
 	some part in path
