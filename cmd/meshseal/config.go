@@ -118,7 +118,7 @@ func loadServeConfig(path string, environ, sets []string) (*serveConfig, error) 
 	if err != nil {
 		return nil, err
 	}
-	c := &serveConfig{}
+	c := defaults()
 	decoder := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict())
 	if err := decoder.Decode(c); err != nil {
 		return nil, fmt.Errorf("%s: %s", path, yaml.FormatError(err, false, true))
@@ -148,7 +148,6 @@ func loadServeConfig(path string, environ, sets []string) (*serveConfig, error) 
 			return nil, fmt.Errorf("--set %s: %w", name, err)
 		}
 	}
-	c.defaults()
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -172,21 +171,13 @@ func setScalar(v reflect.Value, text string) error {
 	return yaml.UnmarshalWithOptions([]byte(text), v.Addr().Interface(), yaml.Strict())
 }
 
-func (c *serveConfig) defaults() {
-	if c.Source.Poll == 0 {
-		c.Source.Poll = time.Second
-	}
-	if c.Deadline == 0 {
-		c.Deadline = 500 * time.Millisecond
-	}
-	if c.Drain == 0 {
-		c.Drain = 2 * time.Second
-	}
-	if c.Records.Path == "" {
-		c.Records.Path = "-"
-	}
-	if c.Records.OnFailure == "" {
-		c.Records.OnFailure = "deny"
+// defaults is the configuration before anything is read.
+func defaults() *serveConfig {
+	return &serveConfig{
+		Source:   sourceConfig{Poll: time.Second},
+		Records:  recordsConfig{Path: "-", OnFailure: "deny"},
+		Deadline: 500 * time.Millisecond,
+		Drain:    2 * time.Second,
 	}
 }
 

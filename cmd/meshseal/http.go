@@ -81,8 +81,7 @@ func (p *probes) status(w http.ResponseWriter, _ *http.Request) {
 			Root: current.Root().String(), Mesh: st.Mesh, Commit: st.Commit, Sequence: st.Sequence,
 			Issued: st.Issued, Expires: st.Expires,
 			Expired: !now.Before(st.Expires),
-			// A signing server renews at half; a poll later is overdue.
-			Overdue: now.After(halfway(st).Add(p.follower.every + time.Minute)),
+			Overdue: p.follower.overdue(st, now),
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -217,6 +217,7 @@ type follower struct {
 	log     *slog.Logger
 	now     func() time.Time
 
+	alarmed  time.Time              // issue of the statement that an alarm was raised for
 	lastGood atomic.Int64           // Unix nanoseconds of the last look that ended well
 	refused  atomic.Pointer[string] // why the newest candidate is not in force
 }
@@ -235,9 +236,19 @@ func (f *follower) run(ctx context.Context) error {
 	}
 }
 
+// overdue is how long after half of a statement's lifetime a renewal may come
+// without an alarm.
+func (f *follower) overdue(st snapshot.Statement, now time.Time) bool {
+	return now.After(halfway(st).Add(f.every + min(time.Minute, st.Expires.Sub(st.Issued)/10)))
+}
+
 // look adopts what is new, or says once why it does not.
 func (f *follower) look(ctx context.Context) {
 	now := f.now()
+	if s := f.adopter.current.Load(); s != nil && f.overdue(s.Statement(), now) && f.alarmed != s.Statement().Issued {
+		f.alarmed = s.Statement().Issued
+		f.log.Error("nobody renewed the statement; when it expires every request is denied", "root", s.Root(), "expires", s.Statement().Expires)
+	}
 	candidate, err := f.source.next(ctx, f.adopter.current.Load(), now)
 	if candidate != nil {
 		err = errors.Join(err, f.adopter.adopt(candidate))

@@ -144,7 +144,11 @@ func writeStatus(w io.Writer, s *status) error {
 	if s.Source.Refused != "" {
 		fmt.Fprintf(t, "REFUSED\t%s\n", s.Source.Refused)
 	}
-	fmt.Fprintf(t, "source\tread %.0f s ago\n\n", s.Source.AgeSeconds)
+	if s.Source.AgeSeconds < 0 {
+		fmt.Fprint(t, "source\tnot read yet\n\n")
+	} else {
+		fmt.Fprintf(t, "source\tread %.0f s ago\n\n", s.Source.AgeSeconds)
+	}
 	fmt.Fprintln(t, "PROXY\tSTATE\tTYPE\tACKNOWLEDGED\tNACK")
 	for _, p := range s.Proxies {
 		fmt.Fprintf(t, "%s\t%s\t\t\t\n", p.Proxy, p.State)
