@@ -54,17 +54,17 @@ func (a *adopter) adopt(candidate *snapshot.Snapshot) error {
 // restore puts what an earlier run of the server adopted into force again, as
 // if it had run on. A snapshot that has expired since is served, and every
 // request on it denied as expired, until a newer statement comes. One that was
-// issued in the future by this machine's clock is not: the clock is wrong.
+// issued in the future by this machine's clock ends the start: the clock is wrong.
 func (a *adopter) restore(trust snapshot.Trust, now time.Time) error {
 	kept, high, err := a.store.Load(trust, now)
-	if kept == nil && err != nil {
+	if err != nil && (kept == nil || errors.Is(err, snapshot.ErrNotYetValid)) {
 		return fmt.Errorf("the snapshot kept in the state folder: %w", err)
 	}
 	a.high = high
 	if err != nil {
 		a.log.Error("the snapshot kept in the state folder is past its time", "code", snapshot.Code(err), "error", err)
 	}
-	if kept == nil || errors.Is(err, snapshot.ErrNotYetValid) {
+	if kept == nil {
 		return nil
 	}
 	plan, err := a.authz.Prepare(kept)
