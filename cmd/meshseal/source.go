@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -249,10 +250,7 @@ func (f *follower) look(ctx context.Context) {
 		f.alarmed = s.Statement().Issued
 		f.log.Error("nobody renewed the statement; when it expires every request is denied", "root", s.Root(), "expires", s.Statement().Expires)
 	}
-	candidate, err := f.source.next(ctx, f.adopter.current.Load(), now)
-	if candidate != nil {
-		err = errors.Join(err, f.adopter.adopt(candidate))
-	}
+	err := f.follow(ctx, now)
 	if err == nil {
 		f.lastGood.Store(now.UnixNano())
 		f.refused.Store(nil)
@@ -263,6 +261,21 @@ func (f *follower) look(ctx context.Context) {
 	if before := f.refused.Swap(&text); before == nil || *before != text {
 		f.log.Error("not adopted; the snapshot in force stays", "code", snapshot.Code(err), "error", err)
 	}
+}
+
+// follow looks for what is new and adopts it. What a source holds must not end
+// the server, so a panic on the way is a refusal like any other.
+func (f *follower) follow(ctx context.Context, now time.Time) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("a defect of meshseal: panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	candidate, err := f.source.next(ctx, f.adopter.current.Load(), now)
+	if candidate != nil {
+		err = errors.Join(err, f.adopter.adopt(candidate))
+	}
+	return err
 }
 
 // age is how long ago the source was last read well; negative before the first
