@@ -1,0 +1,92 @@
+package snapshot
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"meshseal/identity"
+)
+
+// SealCluster and StatementCluster are the names of the carriers: clusters
+// without endpoints that nothing uses, by which the two parts of a seal come to
+// an Envoy. They are in no list; what they carry is what is verified.
+const (
+	SealCluster      = ReservedPrefix + "seal"      // the list
+	StatementCluster = ReservedPrefix + "statement" // the envelope
+)
+
+// Carrier is one part of a seal in the form in which xDS takes it to a proxy.
+type Carrier struct {
+	Name string // SealCluster or StatementCluster
+	Hash Digest // of Body
+	Body []byte // canonical bytes of a Cluster
+}
+
+// Carriers are the statement and the list of the seal, in the order in which
+// they are sent. A renewal of the statement changes the first one only.
+func (s Seal) Carriers() ([]Carrier, error) {
+	var all []Carrier
+	for _, part := range []struct {
+		name string
+		data []byte
+	}{{StatementCluster, s.Statement}, {SealCluster, s.List}} {
+		body, err := carrierBody(part.name, part.data)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, Carrier{Name: part.name, Hash: identity.SumDigest(body), Body: body})
+	}
+	return all, nil
+}
+
+// IsCarrier reports whether a cluster of that name is a carrier.
+func IsCarrier(cluster string) bool { return cluster == SealCluster || cluster == StatementCluster }
+
+// ReadCarrier takes the part of a seal out of a carrier, and proves nothing of
+// it. It accepts exactly the clusters that Carriers writes, so that nothing
+// else comes to life in an Envoy under a carrier's name.
+func ReadCarrier(c *clusterv3.Cluster) ([]byte, error) {
+	if !IsCarrier(c.GetName()) {
+		return nil, fmt.Errorf("%w: %q is not the name of a carrier", ErrSeal, clip(c.GetName()))
+	}
+	data := &wrapperspb.BytesValue{}
+	if a := c.GetMetadata().GetTypedFilterMetadata()[MetadataNamespace]; a == nil || proto.Unmarshal(a.GetValue(), data) != nil {
+		return nil, fmt.Errorf("%w: the cluster %s carries no part of a seal", ErrSeal, c.GetName())
+	}
+	want, err := carrierBody(c.GetName(), data.GetValue())
+	if err != nil {
+		return nil, err
+	}
+	got, err := Canonical(c)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(got, want) {
+		return nil, fmt.Errorf("%w: the cluster %s has more than a carrier has", ErrSeal, c.GetName())
+	}
+	return data.GetValue(), nil
+}
+
+// carrierBody writes the one cluster that carries data under a name.
+func carrierBody(name string, data []byte) ([]byte, error) {
+	value, err := Canonical(wrapperspb.Bytes(data))
+	if err != nil {
+		return nil, err
+	}
+	return Canonical(&clusterv3.Cluster{
+		Name:                 name,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		ConnectTimeout:       durationpb.New(time.Second),
+		Metadata: &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{
+			MetadataNamespace: {TypeUrl: "type.googleapis.com/google.protobuf.BytesValue", Value: value},
+		}},
+	})
+}
