@@ -67,11 +67,6 @@ type trustConfig struct {
 	Threshold int      `yaml:"threshold"`
 }
 
-// signingConfig is the server's own key, for a git source.
-type signingConfig struct {
-	Key string `yaml:"key"`
-}
-
 // identityConfig is who this server is and whose certificates it believes:
 // either WorkloadAPI, or the files.
 type identityConfig struct {
@@ -193,8 +188,12 @@ func (c *serveConfig) check() error {
 	refuse(c.State == "", "state: name a folder that outlives a restart")
 	refuse(file == git, "source: name exactly one of file.path (a snapshot that CI signed) and git.repository (built and signed by this server)")
 	refuse(file && (len(c.Trust.Keys) == 0 || c.Trust.Threshold < 1), "trust: a file source needs keys and a threshold of at least 1; there is no default for whom to trust")
-	refuse(file && c.Signing.Key != "", "signing: a server with a file source verifies and signs nothing; remove signing.key")
-	refuse(git && c.Signing.Key == "", "signing: a git source is signed by this server; name signing.key (meshseal keygen makes one)")
+	refuse(file && !c.Signing.isZero(), "signing: a server with a file source verifies and signs nothing; remove signing")
+	if git {
+		if err := c.Signing.check(); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	refuse(git && (len(c.Trust.Keys) > 0 || c.Trust.Threshold != 0), "trust: a git source is verified with this server's own key; remove trust")
 	refuse(git && (c.Source.Git.Ref == "") == (c.Source.Git.Commit == ""), "source.git: name exactly one of ref (followed) and commit (pinned)")
 	refuse(c.Source.Poll < 10*time.Millisecond, "source.poll: at least 10ms")

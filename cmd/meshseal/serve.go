@@ -80,7 +80,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	}
 	defer self.close()
 
-	from, trust, err := openSource(config, log)
+	from, trust, err := openSource(ctx, config, log)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func openIdentity(ctx context.Context, c identityConfig, log *slog.Logger) (*sel
 }
 
 // openSource opens where snapshots come from, and says whose signatures count.
-func openSource(c *serveConfig, log *slog.Logger) (source, snapshot.Trust, error) {
+func openSource(ctx context.Context, c *serveConfig, log *slog.Logger) (source, snapshot.Trust, error) {
 	if path := c.Source.File.Path; path != "" {
 		trust, err := readTrust(c.Trust.Keys, c.Trust.Threshold)
 		if err != nil {
@@ -224,7 +224,7 @@ func openSource(c *serveConfig, log *slog.Logger) (source, snapshot.Trust, error
 		}
 		return &fileFollower{path: path, trust: trust}, trust, nil
 	}
-	signer, err := snapshot.ReadPrivateKey(c.Signing.Key)
+	signer, err := openSigner(ctx, c.Signing, os.Stderr)
 	if err != nil {
 		return nil, snapshot.Trust{}, fmt.Errorf("signing: %w", err)
 	}
