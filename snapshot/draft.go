@@ -86,21 +86,8 @@ type SignOptions struct {
 // the mesh's statement lifetime. Otherwise the statement that others signed is
 // signed once more, as a threshold above one needs it.
 func (d *Draft) Sign(s Signer, opts SignOptions) (*Draft, error) {
-	env := d.envelope
-	if opts.Renew || len(env.signatures) == 0 {
-		st := d.statement
-		st.Issued = seconds(opts.Now)
-		st.Expires = st.Issued.Add(d.content.Mesh.StatementLifetime)
-		st.Previous = opts.Previous
-		if err := st.check(); err != nil {
-			return nil, err
-		}
-		payload, err := st.encode()
-		if err != nil {
-			return nil, err
-		}
-		env = envelope{payload: payload}
-	} else if err := d.checkCosign(opts); err != nil {
+	env, err := d.toSign(opts)
+	if err != nil {
 		return nil, err
 	}
 	signed, err := sign(env, s)
@@ -112,6 +99,22 @@ func (d *Draft) Sign(s Signer, opts SignOptions) (*Draft, error) {
 		return nil, err
 	}
 	return &Draft{file: f}, nil
+}
+
+// toSign is the envelope that a signature is added to.
+func (d *Draft) toSign(opts SignOptions) (envelope, error) {
+	if !opts.Renew && len(d.envelope.signatures) > 0 {
+		return d.envelope, d.checkCosign(opts)
+	}
+	st := d.statement
+	st.Issued = seconds(opts.Now)
+	st.Expires = st.Issued.Add(d.content.Mesh.StatementLifetime)
+	st.Previous = opts.Previous
+	if err := st.check(); err != nil {
+		return envelope{}, err
+	}
+	payload, err := st.encode()
+	return envelope{payload: payload}, err
 }
 
 // checkCosign keeps a signer from vouching for times that no verifier accepts
