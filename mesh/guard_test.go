@@ -46,6 +46,11 @@ func tls(source string) string {
 	return `transport_socket: {name: tls, typed_config: {"@type": ` + ext + `transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {tls_certificate_sds_secret_configs: [{name: default, sds_config: {` + source + `}}]}}}`
 }
 
+// transcoder is a JSON transcoder with further fields, or other ones.
+func transcoder(fields string) string {
+	return filter("filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder", `, services: [a.B], proto_descriptor_bin: aaaa`+fields)
+}
+
 // guardCases has, for each guardrail, what trips it and what comes close and
 // does not. A field is the end of the finding's field.
 var guardCases = []struct {
@@ -114,6 +119,8 @@ var guardCases = []struct {
 	{"FILTER_AFTER_AUTHZ", "in", "http_filters[1]", // it can skip the filter that it wraps
 		hooks{"#filter": `- {name: mine, typed_config: {"@type": ` + ext + `common.matching.v3.ExtensionWithMatcher, extension_config: {name: a, typed_config: {"@type": ` + ext + `filters.http.ext_authz.v3.ExtAuthz}}}}`}, nil},
 	{"FILTER_AFTER_AUTHZ", "in", "http_filters[1]", hooks{"#filter": "- {name: envoy.filters.http.lua}"}, nil},
+	{"FILTER_AFTER_AUTHZ", "in", "http_filters[1]", // it chooses the route again
+		hooks{"#filter": transcoder(", match_incoming_request_route: true")}, hooks{"#filter": transcoder("")}},
 	{"FILTER_AFTER_AUTHZ", "in", "upstream_http_filters[0]",
 		hooks{"#router": `upstream_http_filters: [{name: a, typed_config: {"@type": ` + ext + `filters.http.lua.v3.Lua}}]`},
 		hooks{"#router": `upstream_http_filters: [{name: a, typed_config: {"@type": ` + ext + `filters.http.upstream_codec.v3.UpstreamCodec}}]`}},
@@ -165,6 +172,9 @@ var guardCases = []struct {
 	{"LOCAL_DATA", "routes", "body.filename",
 		hooks{"#virtual-host": "- {name: m, domains: [m.test], routes: [{name: r, match: {prefix: /}, direct_response: {status: 200, body: {filename: /etc/shadow}}}]}"},
 		hooks{"#virtual-host": "- {name: m, domains: [m.test], routes: [{name: r, match: {prefix: /}, direct_response: {status: 200, body: {inline_string: x}}}]}"}},
+	{"LOCAL_DATA", "in", "proto_descriptor",
+		hooks{"#filter": filter("filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder", ", services: [a.B], proto_descriptor: /x.pb")},
+		hooks{"#filter": transcoder("")}},
 	{"LOCAL_DATA", "in", "local_jwks.environment_variable",
 		hooks{"#filter": filter("filters.http.jwt_authn.v3.JwtAuthentication", ", providers: {p: {local_jwks: {environment_variable: X}}}")},
 		hooks{"#chain": `transport_socket: {name: tls, typed_config: {"@type": ` + ext + `transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {tls_certificates: [{certificate_chain: {filename: a.pem}, private_key: {filename: a.key}}]}}}`}},
@@ -346,6 +356,7 @@ func TestGuardrailsCheckTheHardening(t *testing.T) {
 		{"LISTENER_OPEN", "out", "http_filters", nil},
 		{"LISTENER_OPEN", "in", "http_filters", hooks{"#filter": authz("stat_prefix: x")}},
 		{"FILTER_BEFORE_AUTHZ", "in", "http_filters[0]", hooks{"#filter": filter("filters.http.cors.v3.Cors", "") + "\n" + ours}},
+		{"FILTER_BEFORE_AUTHZ", "in", "http_filters[0]", hooks{"#filter": transcoder(", match_incoming_request_route: true") + "\n" + ours}},
 		{"AUTHZ_INCOMPLETE", "in", "transport_api_version", hooks{"#filter": ours}},
 		{"AUTHZ_INCOMPLETE", "in", "grpc_service", hooks{"#filter": ours}},
 		{"AUTHZ_INCOMPLETE", "in", "include_peer_certificate", hooks{"#filter": ours}},

@@ -8,6 +8,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	transcoderv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_json_transcoder/v3"
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -95,9 +96,9 @@ func tcpProxy(m *tcpv3.TcpProxy, open bool) {
 	setDuration(&m.MaxDownstreamConnectionDuration, connectionLife)
 }
 
-// insertAuthz puts meshseal's ext_authz filter first; only jwt_authn filters
-// that leave the route alone stay before it. The first ext_authz filter that
-// the file has becomes meshseal's.
+// insertAuthz puts meshseal's ext_authz filter first; only the filters that
+// leading counts stay before it. The first ext_authz filter that the file has
+// becomes meshseal's.
 func (h *hardener) insertAuthz(l *listenerv3.Listener, filters []*hcmv3.HttpFilter, dir direction) ([]*hcmv3.HttpFilter, error) {
 	authz := &extauthzv3.ExtAuthz{}
 	ours := &hcmv3.HttpFilter{}
@@ -123,7 +124,7 @@ func (h *hardener) insertAuthz(l *listenerv3.Listener, filters []*hcmv3.HttpFilt
 	if err := h.repack(ours.GetTypedConfig(), authz); err != nil {
 		return nil, err
 	}
-	n, err := h.leadingJWT(rest)
+	n, err := h.leading(rest)
 	if err != nil {
 		return nil, err
 	}
@@ -131,19 +132,29 @@ func (h *hardener) insertAuthz(l *listenerv3.Listener, filters []*hcmv3.HttpFilt
 	return append(append(out, ours), rest[n:]...), nil
 }
 
-// leadingJWT is how many filters at the start of filters are jwt_authn and
-// keep the route that was chosen.
-func (h *hardener) leadingJWT(filters []*hcmv3.HttpFilter) (int, error) {
+// leading is how many filters at the start of filters have to see a request
+// before it is authorized: jwt_authn, and a JSON transcoder, so that what is
+// authorized is the gRPC call that the backend gets. Either must leave the
+// route to be the one of the request that is authorized.
+func (h *hardener) leading(filters []*hcmv3.HttpFilter) (int, error) {
 	for i, f := range filters {
-		if !isA(f.GetTypedConfig(), &jwtv3.JwtAuthentication{}) {
+		a := f.GetTypedConfig()
+		if !isA(a, &jwtv3.JwtAuthentication{}) && !isA(a, &transcoderv3.GrpcJsonTranscoder{}) {
 			return i, nil
 		}
-		m, err := h.unpack(f.GetTypedConfig())
+		m, err := h.unpack(a)
 		if err != nil {
 			return 0, err
 		}
-		for _, p := range m.(*jwtv3.JwtAuthentication).GetProviders() {
-			if p.GetClearRouteCache() {
+		switch m := m.(type) {
+		case *jwtv3.JwtAuthentication:
+			for _, p := range m.GetProviders() {
+				if p.GetClearRouteCache() {
+					return i, nil
+				}
+			}
+		case *transcoderv3.GrpcJsonTranscoder:
+			if m.GetMatchIncomingRequestRoute() {
 				return i, nil
 			}
 		}

@@ -172,7 +172,7 @@ func TestHardenReplacesAuthz(t *testing.T) {
 	}
 }
 
-func TestHardenLeavesJWTFirst(t *testing.T) {
+func TestHardenLeavesJWTAndTranscoderFirst(t *testing.T) {
 	jwt := func(fields string) string {
 		return filter("filters.http.jwt_authn.v3.JwtAuthentication", ", providers: {p: {local_jwks: {inline_string: x}"+fields+"}}")
 	}
@@ -182,6 +182,9 @@ func TestHardenLeavesJWTFirst(t *testing.T) {
 		authz("stat_prefix: x") + "\n" + jwt(""):                 "mine meshseal.ext_authz router",
 		jwt(", clear_route_cache: true"):                         "meshseal.ext_authz mine router",
 		filter("filters.http.cors.v3.Cors", "") + "\n" + jwt(""): "meshseal.ext_authz mine mine router",
+		transcoder(""):                                           "mine meshseal.ext_authz router",
+		jwt("") + "\n" + transcoder(""):                          "mine mine meshseal.ext_authz router",
+		transcoder(", match_incoming_request_route: true"):       "meshseal.ext_authz mine router",
 	} {
 		p, _ := hardened(t, hooks{"#filter": fill})
 		if got := names(manager(t, p, "in").GetHttpFilters()); got != want {

@@ -32,8 +32,19 @@ findings contains found("FILTER_BEFORE_AUTHZ", chain.node, array.concat(chain.pa
 	some chain in http_chains
 	some i, f in chain.filters
 	i < ours(chain.filters)
-	config_type(f) != "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
+	not may_lead(f)
 }
+
+may_lead(f) if config_type(f) == "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
+
+# Before ext_authz a JSON transcoder makes the check see the call that the
+# backend gets. With the route of what came in, path and route would disagree.
+may_lead(f) if {
+	config_type(f) == json_transcoder
+	not f.typed_config.match_incoming_request_route
+}
+
+json_transcoder := "envoy.extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder"
 
 findings contains found("FILTER_AFTER_AUTHZ", chain.node, array.concat(chain.path, [i]), sprintf("the filter %q may send an authorized request elsewhere, or another one in its place", [f.name])) if {
 	some chain in http_chains

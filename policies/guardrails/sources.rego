@@ -68,4 +68,10 @@ findings contains found("LOCAL_DATA", n, [field], "the content comes from the ho
 	not in_transport_socket(n.path)
 }
 
+# The descriptor says which call of the backend a path stands for.
+findings contains found("LOCAL_DATA", n, ["proto_descriptor"], "what a request means to the backend is in a file of the host and not in the snapshot") if {
+	some n in input.messages[json_transcoder]
+	has(n.value, "proto_descriptor")
+}
+
 in_transport_socket(path) if "transport_socket" in path
