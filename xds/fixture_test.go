@@ -59,6 +59,13 @@ var sequence atomic.Uint64
 // take makes a verified snapshot of a mesh with these proxies.
 func take(t testing.TB, mesh resources) *snapshot.Snapshot {
 	t.Helper()
+	s, _ := issue(t, mesh)
+	return s
+}
+
+// issue is take with the means to renew the statement.
+func issue(t testing.TB, mesh resources) (s *snapshot.Snapshot, renew func() *snapshot.Snapshot) {
+	t.Helper()
 	c := snapshot.Content{
 		Mesh: snapshot.Mesh{
 			Format: snapshot.FormatV1, Name: "shop",
@@ -91,18 +98,25 @@ func take(t testing.TB, mesh resources) *snapshot.Snapshot {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d, err = d.Sign(signer(), snapshot.SignOptions{Now: now}); err != nil {
-		t.Fatal(err)
-	}
 	trust, err := snapshot.NewTrust([]snapshot.PublicKey{signer().Public()}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := d.Verify(trust, now)
-	if err != nil {
-		t.Fatal(err)
+	sign := func(o snapshot.SignOptions) *snapshot.Snapshot {
+		t.Helper()
+		if d, err = d.Sign(signer(), o); err != nil {
+			t.Fatal(err)
+		}
+		s, err := d.Verify(trust, o.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
 	}
-	return s
+	return sign(snapshot.SignOptions{Now: now}), func() *snapshot.Snapshot {
+		now = now.Add(time.Second)
+		return sign(snapshot.SignOptions{Now: now, Renew: true})
+	}
 }
 
 // bench is a Server on real sockets: mTLS on TCP, and one Unix socket a proxy.

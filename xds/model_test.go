@@ -30,8 +30,11 @@ type meshContent struct {
 	bytes   map[snapshot.Digest][]byte
 }
 
-func (m meshContent) Root() snapshot.Digest                     { return m.root }
-func (m meshContent) Proxies() []snapshot.Proxy                 { return m.proxies }
+func (m meshContent) Root() snapshot.Digest     { return m.root }
+func (m meshContent) Proxies() []snapshot.Proxy { return m.proxies }
+func (m meshContent) Seal(proxy string) (snapshot.Seal, error) {
+	return snapshot.Seal{Statement: []byte(m.root.String()), List: []byte(proxy + m.root.String())}, nil
+}
 func (m meshContent) Resource(d snapshot.Digest) ([]byte, bool) { b, ok := m.bytes[d]; return b, ok }
 
 // draw makes a mesh in which listeners and routes name only clusters that
@@ -124,7 +127,7 @@ func (m *model) adopt(era string) {
 	m.server.adopt(draw(m.t, m.tb, era))
 	v := m.server.view.Load().proxies["web"]
 	maps.DeleteFunc(m.rejected, func(key string, _ bool) bool {
-		return !slices.ContainsFunc(slices.Concat(v.set(cds).list, v.set(lds).list, v.set(rds).list), func(r *resource) bool {
+		return !slices.ContainsFunc(slices.Concat(v.delta(cds).list, v.set(lds).list, v.set(rds).list), func(r *resource) bool {
 			return key == string(r.typ)+r.name+r.version
 		})
 	})
@@ -193,7 +196,7 @@ func (m *model) advance() {
 	m.stream.publish()
 	for _, r := range m.wire.sent {
 		typ := snapshot.TypeURL(r.GetTypeUrl())
-		set := m.stream.caller.proxy.set(typ)
+		set := m.stream.caller.proxy.delta(typ)
 		for _, res := range r.GetResources() {
 			own := set.byName[res.GetName()]
 			if own == nil || !bytes.Equal(own.body, res.GetResource().GetValue()) {
@@ -225,10 +228,10 @@ func (m *model) answer(typ snapshot.TypeURL, accept bool) bool {
 	for _, name := range r.GetRemovedResources() {
 		m.remove(typ, name)
 	}
-	set := m.stream.caller.proxy.set(typ)
+	set := m.stream.caller.proxy.delta(typ)
 	for _, res := range r.GetResources() {
 		if !accept {
-			if own := set.byName[res.GetName()]; own != nil && own.version == res.GetVersion() {
+			if own := set.byName[res.GetName()]; own != nil && own.version == res.GetVersion() && !snapshot.IsCarrier(own.name) {
 				m.rejected[string(typ)+res.GetName()+res.GetVersion()] = true
 			}
 			if rapid.Bool().Draw(m.t, "rejected entirely") {
@@ -292,7 +295,7 @@ func (m *model) settle() {
 
 func (m *model) equal() {
 	for _, typ := range modelled {
-		set := m.stream.caller.proxy.set(typ)
+		set := m.stream.caller.proxy.delta(typ)
 		if len(set.list) != len(m.force[typ]) {
 			m.t.Fatalf("the client has %d resources of %s, want %d", len(m.force[typ]), typ, len(set.list))
 		}

@@ -29,7 +29,7 @@ type Hold struct {
 func (st *stream) plan(sub *subscription) plan {
 	var p plan
 	sub.held, sub.withheld = nil, nil
-	set := st.caller.proxy.set(sub.typ)
+	set := st.caller.proxy.delta(sub.typ)
 	consider := func(r *resource) {
 		_, again := sub.resend[r.name]
 		if e := sub.entries[r.name]; e != nil && e.version == r.version && !again {
@@ -101,7 +101,7 @@ func (st *stream) removable(sub *subscription, name string) bool {
 // a type. It has where it never asked.
 func (st *stream) settled(t snapshot.TypeURL) bool {
 	sub := st.subs[t]
-	return sub == nil || len(sub.pending(st.caller.proxy.set(t))) == 0
+	return sub == nil || len(sub.pending(st.caller.proxy.delta(t))) == 0
 }
 
 // inUse reports whether the client may have in force a listener, a route table
@@ -113,12 +113,12 @@ func (st *stream) inUse(cluster string) bool {
 		if sub == nil {
 			continue
 		}
-		set := st.caller.proxy.set(t)
+		set := st.caller.proxy.delta(t)
 		for name, e := range sub.entries {
 			if t == snapshot.ClusterType && set.byName[name] == nil {
 				continue // goes as well
 			}
-			if !sub.current(name, set) && e.mayUse(cluster) {
+			if !isCarrier(t, name) && !sub.current(name, set) && e.mayUse(cluster) {
 				return true
 			}
 		}
@@ -141,7 +141,7 @@ func (st *stream) hold(r *resource) *Hold {
 	if sub == nil || !sub.requested {
 		return nil // its clusters come from elsewhere
 	}
-	set := st.caller.proxy.set(snapshot.ClusterType)
+	set := st.caller.proxy.delta(snapshot.ClusterType)
 	if !r.opaque {
 		var worst *Hold
 		for _, name := range r.uses {
@@ -151,6 +151,9 @@ func (st *stream) hold(r *resource) *Hold {
 	}
 	var worst *Hold
 	for _, c := range set.list {
+		if isCarrier(c.typ, c.name) {
+			continue
+		}
 		worst = worse(worst, sub.hold(r, c.name, set))
 	}
 	return worst
@@ -180,7 +183,7 @@ func worse(a, b *Hold) *Hold {
 // their endpoints.
 func (st *stream) advance() error {
 	for _, sub := range st.order() {
-		if !sub.requested {
+		if !sub.requested || st.early(sub.typ) {
 			continue
 		}
 		p := st.plan(sub)

@@ -43,6 +43,17 @@ type resource struct {
 // newResource encodes a resource. It reads, but never changes or encodes again,
 // its canonical bytes.
 func newResource(key resourceKey, body []byte, clusters map[string]struct{}) *resource {
+	r := encodeResource(key, body)
+	r.examine(clusters)
+	return r
+}
+
+// newCarrier encodes a carrier. It names nothing, and nothing names it.
+func newCarrier(c snapshot.Carrier) *resource {
+	return encodeResource(resourceKey{snapshot.ClusterType, c.Name, c.Hash}, c.Body)
+}
+
+func encodeResource(key resourceKey, body []byte) *resource {
 	r := &resource{typ: key.typ, name: key.name, version: key.hash.Hex(), body: body}
 	r.msg = &discoveryv3.Resource{
 		Name:     r.name,
@@ -50,7 +61,6 @@ func newResource(key resourceKey, body []byte, clusters map[string]struct{}) *re
 		Resource: &anypb.Any{TypeUrl: string(r.typ), Value: body},
 	}
 	r.head = encodeHead(r)
-	r.examine(clusters)
 	return r
 }
 

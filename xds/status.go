@@ -52,19 +52,23 @@ type StreamStatus struct {
 	// SVID is the SPIFFE ID of the stream's certificate; empty on a socket.
 	SVID string `json:"svid,omitempty"`
 	Node Node   `json:"node"`
+	// Seal is what the client said about the carriers of its seal: "synced",
+	// "pending", or "mixed" where it rejected the response that they came in.
+	// It is empty as long as they were not sent.
+	Seal State `json:"seal,omitempty"`
 	// Types are those that the client asked for. Types that no snapshot holds
 	// are among them and say nothing about State.
 	Types []TypeStatus `json:"types"`
 
 	id   uint64
-	root string // of the view that this describes
+	view *view // that this describes
 }
 
 // TypeStatus is one type of resource on a stream. The lists hold the first 100.
 type TypeStatus struct {
 	Type  snapshot.TypeURL `json:"type"`
 	State State            `json:"state"`
-	Sent  int              `json:"sent"` // resources that the client was sent or said it had
+	Sent  int              `json:"sent"` // resources that the client was sent or said it had, without carriers
 	// Acked is the last snapshot that the client had acknowledged entirely, as
 	// far as this type goes.
 	Acked       string   `json:"acked,omitempty"`
@@ -78,6 +82,9 @@ type TypeStatus struct {
 type Node struct {
 	ID    string `json:"id,omitempty"`
 	Envoy string `json:"envoy,omitempty"` // version
+	// Guard is the version of the guard that it says it has. It decides only
+	// what is sent first.
+	Guard string `json:"guard,omitempty"`
 }
 
 func (n *Node) read(said *corev3.Node) {
@@ -85,6 +92,9 @@ func (n *Node) read(said *corev3.Node) {
 		return
 	}
 	n.ID = plain(said.GetId(), maxShown)
+	if guard := guardOf(said); guard != "" {
+		n.Guard = guard // what was said once, counts for the whole stream
+	}
 	if v := said.GetUserAgentBuildVersion().GetVersion(); v != nil {
 		n.Envoy = fmt.Sprintf("%d.%d.%d", v.GetMajorNumber(), v.GetMinorNumber(), v.GetPatch())
 	} else {
@@ -101,7 +111,7 @@ func (s *Server) Status() []ProxyStatus {
 	for name, pv := range v.proxies {
 		status := ProxyStatus{Proxy: name, ID: pv.id.String(), Snapshot: v.root, State: NeverConnected}
 		if p := s.proxies[name]; p != nil {
-			p.describe(&status)
+			p.describe(&status, v)
 		}
 		list = append(list, status)
 	}
@@ -109,7 +119,7 @@ func (s *Server) Status() []ProxyStatus {
 	return list
 }
 
-func (p *proxyState) describe(status *ProxyStatus) {
+func (p *proxyState) describe(status *ProxyStatus, now *view) {
 	if !p.left.IsZero() {
 		left := p.left
 		status.LastSeen, status.State = &left, Disconnected
@@ -118,7 +128,7 @@ func (p *proxyState) describe(status *ProxyStatus) {
 		status.State = Synced
 	}
 	for _, stream := range p.streams {
-		if stream.root != status.Snapshot {
+		if stream.view != now {
 			// It has not looked at the snapshot in force yet.
 			stream.State = worst(stream.State, Pending)
 		}
@@ -143,7 +153,7 @@ func worst(a, b State) State {
 
 // status describes the stream.
 func (st *stream) status() StreamStatus {
-	s := StreamStatus{id: st.id, root: st.view.root, Since: st.since, State: Synced, SVID: st.caller.id, Node: st.node}
+	s := StreamStatus{id: st.id, view: st.view, Since: st.since, State: Synced, SVID: st.caller.id, Node: st.node, Seal: st.seal()}
 	if !st.subs[snapshot.ClusterType].requested || !st.subs[snapshot.ListenerType].requested {
 		s.State = Pending
 	}
@@ -151,7 +161,7 @@ func (st *stream) status() StreamStatus {
 		if !sub.requested {
 			continue
 		}
-		t := sub.status(st.view.root, st.caller.proxy.set(sub.typ))
+		t := sub.status(st.view.root, st.caller.proxy.delta(sub.typ))
 		s.Types = append(s.Types, t)
 		if slices.Contains(snapshot.Types(), sub.typ) {
 			s.State = worst(s.State, t.State)
@@ -163,9 +173,9 @@ func (st *stream) status() StreamStatus {
 func (sub *subscription) status(root string, set resourceSet) TypeStatus {
 	s := TypeStatus{Type: sub.typ, State: Synced, Outstanding: len(sub.outstanding)}
 	rejected := len(sub.withheld) > 0
-	for _, e := range sub.entries {
+	for name, e := range sub.entries {
 		rejected = rejected || e.state == stateNacked
-		if e.version != "" {
+		if e.version != "" && !isCarrier(sub.typ, name) {
 			s.Sent++
 		}
 	}

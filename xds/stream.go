@@ -139,6 +139,9 @@ func (st *stream) check(ctx context.Context) error {
 		return &denial{caller: c, detail: errors.New("the identity changed hands"), client: refusal(codes.Aborted,
 			"this identity is proxy %q now, it was %q: reconnect", c.proxy.name, st.caller.proxy.name)}
 	}
+	if _, err := c.proxy.sealed(); err != nil {
+		return &denial{caller: c, detail: err, client: refusal(codes.Internal, "the seal of proxy %q cannot be made: the server's log says why", c.proxy.name)}
+	}
 	st.view, st.caller = v, c
 	return nil
 }
@@ -172,7 +175,7 @@ func (st *stream) read(req *discoveryv3.DeltaDiscoveryRequest) error {
 	if o := sub.answer(req.GetResponseNonce()); o != nil {
 		st.answered(sub, o, req)
 	}
-	return sub.subscribe(req, st.caller.proxy.set(sub.typ))
+	return sub.subscribe(req, st.caller.proxy.delta(sub.typ))
 }
 
 // subscription is the stream's subscription to a type. A type that no snapshot

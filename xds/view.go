@@ -3,6 +3,7 @@ package xds
 import (
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -14,6 +15,8 @@ type content interface {
 	Root() snapshot.Digest
 	Proxies() []snapshot.Proxy
 	Resource(snapshot.Digest) ([]byte, bool)
+	// Seal is what the proxy checks all of it by.
+	Seal(proxy string) (snapshot.Seal, error)
 }
 
 // view is a snapshot in the form in which it is served: every resource encoded
@@ -35,6 +38,9 @@ type proxyView struct {
 	name string
 	id   spiffeid.ID
 	sets map[snapshot.TypeURL]resourceSet
+	// sealed is the clusters with the carriers of the proxy's seal before them.
+	// It is made when the first delta stream asks.
+	sealed func() (resourceSet, error)
 }
 
 // resourceSet is the resources of one type, in both orders they are asked for.
@@ -85,6 +91,7 @@ func newView(snap content, old *view) *view {
 		for _, set := range pv.sets {
 			slices.SortFunc(set.list, byName)
 		}
+		pv.sealed = sync.OnceValues(func() (resourceSet, error) { return pv.seal(snap) })
 		v.proxies[p.Name] = pv
 		v.byID[p.ID] = pv
 	}
@@ -122,6 +129,39 @@ func (p *proxyView) add(r *resource) {
 // set is the resources of a type; it is empty for a type that no snapshot
 // holds.
 func (p *proxyView) set(t snapshot.TypeURL) resourceSet { return p.sets[t] }
+
+// delta is set as a delta stream is served it: carriers are before the
+// clusters. A stream has looked at sealed before, so there is no error left.
+func (p *proxyView) delta(t snapshot.TypeURL) resourceSet {
+	if t != snapshot.ClusterType {
+		return p.set(t)
+	}
+	set, _ := p.sealed()
+	return set
+}
+
+func (p *proxyView) seal(snap content) (resourceSet, error) {
+	seal, err := snap.Seal(p.name)
+	if err != nil {
+		return resourceSet{}, err
+	}
+	carriers, err := seal.Carriers()
+	if err != nil {
+		return resourceSet{}, err
+	}
+	clusters := p.set(snapshot.ClusterType)
+	sealed := resourceSet{byName: maps.Clone(clusters.byName)}
+	if sealed.byName == nil {
+		sealed.byName = map[string]*resource{}
+	}
+	for _, c := range carriers {
+		r := newCarrier(c)
+		sealed.list = append(sealed.list, r)
+		sealed.byName[r.name] = r
+	}
+	sealed.list = append(sealed.list, clusters.list...)
+	return sealed, nil
+}
 
 func byName(a, b *resource) int {
 	switch {

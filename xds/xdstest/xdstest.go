@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,17 @@ type Stream struct {
 	cancel context.CancelFunc
 	grpc   grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
 	probes int
+	// carriers: show the carriers of the seal. Without it the stream takes them
+	// by itself, so that a test sees only what its own mesh has.
+	carriers bool
+	clusters bool // a response of clusters was seen
+}
+
+// ShowCarriers makes the carriers of the seal show in responses, which they do
+// not by themselves: the stream acknowledges those in which nothing else is.
+func (s *Stream) ShowCarriers() *Stream {
+	s.carriers = true
+	return s
 }
 
 // Open begins a stream. It ends with the test, or by Close.
@@ -130,7 +142,20 @@ func (s *Stream) Next(typ snapshot.TypeURL) *Response {
 func (s *Stream) receive() (*discoveryv3.DeltaDiscoveryResponse, error) {
 	late := time.AfterFunc(patience, s.cancel)
 	defer late.Stop()
-	return s.grpc.Recv()
+	for {
+		r, err := s.grpc.Recv()
+		if err != nil || s.carriers || r.GetTypeUrl() != string(snapshot.ClusterType) {
+			return r, err
+		}
+		all := len(r.GetResources())
+		r.Resources = slices.DeleteFunc(r.GetResources(), func(res *discoveryv3.Resource) bool { return snapshot.IsCarrier(res.GetName()) })
+		first := !s.clusters
+		s.clusters = true
+		if first || all == 0 || len(r.GetResources())+len(r.GetRemovedResources()) > 0 {
+			return r, nil
+		}
+		s.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.GetTypeUrl(), ResponseNonce: r.GetNonce()})
+	}
 }
 
 // probe is a type that no server knows, so a request for it changes nothing.
