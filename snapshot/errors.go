@@ -60,6 +60,7 @@ var (
 	ErrUntrusted = declare("SIGNATURE_UNTRUSTED", "no signature is by a trusted key")
 	ErrSignature = declare("SIGNATURE_INVALID", "a trusted key's signature does not verify")
 	ErrThreshold = declare("SIGNATURE_THRESHOLD", "too few trusted keys have signed")
+	ErrEnvelope  = declare("ENVELOPE_INVALID", "not a DSSE envelope around the statement of this snapshot")
 
 	ErrTrust   = declare("TRUST_INVALID", "the set of trusted keys and its threshold are not usable")
 	ErrKey     = declare("KEY_INVALID", "not a usable key")
