@@ -145,12 +145,12 @@ func (m *model) look() {
 // open begins a stream, in place of the one before.
 func (m *model) open() {
 	if m.stream != nil {
-		m.server.unregister(m.stream)
+		m.server.unregister(m.stream.session)
 	}
 	m.wire = new(wire)
 	m.stream = newStream(m.server, m.wire, func(error) {})
 	m.look()
-	if err := m.server.register(m.stream); err != nil {
+	if err := m.server.register(m.stream.session); err != nil {
 		m.tb.Fatal(err)
 	}
 	m.unread = map[snapshot.TypeURL][]*discoveryv3.DeltaDiscoveryResponse{}
@@ -334,7 +334,7 @@ func TestAnySequence(t *testing.T) {
 					m.settle()
 				}
 				m.equal()
-				m.server.unregister(m.stream)
+				m.server.unregister(m.stream.session)
 			})
 		})
 	}

@@ -16,7 +16,7 @@ const maxStreams = 1000
 // proxyState is what the server remembers of one proxy beyond its streams. It
 // is guarded by Server.mu.
 type proxyState struct {
-	streams map[*stream]StreamStatus
+	streams map[uint64]StreamStatus
 	left    time.Time // when its last stream ended
 	// rejections are the versions that the proxy rejected, while they are the
 	// newest: they are not sent to it again, on no stream.
@@ -39,50 +39,50 @@ type Rejection struct {
 }
 
 // register makes the stream one of its proxy's.
-func (s *Server) register(st *stream) error {
+func (s *Server) register(ss *session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name := st.caller.proxy.name
+	name := ss.caller.proxy.name
 	p := s.proxies[name]
 	if p == nil {
-		p = &proxyState{streams: map[*stream]StreamStatus{}, rejections: map[rejectionKey]Rejection{}}
+		p = &proxyState{streams: map[uint64]StreamStatus{}, rejections: map[rejectionKey]Rejection{}}
 		s.proxies[name] = p
 	}
 	if len(p.streams) >= maxStreams {
 		return refusal(codes.ResourceExhausted, "proxy %q has %d streams already: end some of its Envoys", name, maxStreams)
 	}
 	s.streams++
-	st.id, st.state = s.streams, p
-	p.streams[st] = st.status()
+	ss.id, ss.state = s.streams, p
+	p.streams[ss.id] = ss.describe()
 	return nil
 }
 
-func (s *Server) unregister(st *stream) {
+func (s *Server) unregister(ss *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(st.state.streams, st)
-	st.state.left = s.now()
-	name := st.caller.proxy.name
-	if len(st.state.streams) == 0 && s.view.Load().proxies[name] == nil && s.proxies[name] == st.state {
+	delete(ss.state.streams, ss.id)
+	ss.state.left = s.now()
+	name := ss.caller.proxy.name
+	if len(ss.state.streams) == 0 && s.view.Load().proxies[name] == nil && s.proxies[name] == ss.state {
 		delete(s.proxies, name)
 	}
 }
 
 // publish makes the stream's state visible in the status.
-func (st *stream) publish() {
-	status := st.status()
-	st.server.mu.Lock()
-	defer st.server.mu.Unlock()
-	st.state.streams[st] = status
+func (ss *session) publish() {
+	status := ss.describe()
+	ss.server.mu.Lock()
+	defer ss.server.mu.Unlock()
+	ss.state.streams[ss.id] = status
 }
 
 // remember keeps the versions that a NACK blames from being sent again, unless
 // a newer snapshot has replaced them meanwhile.
-func (st *stream) remember(o *outstanding, n *Nack) {
-	s := st.server
+func (ss *session) remember(updates []*resource, n *Nack) {
+	s := ss.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := s.view.Load().proxies[st.caller.proxy.name]
+	p := s.view.Load().proxies[ss.caller.proxy.name]
 	if p == nil {
 		return
 	}
@@ -90,12 +90,12 @@ func (st *stream) remember(o *outstanding, n *Nack) {
 	for _, name := range n.Blamed {
 		blamed[name] = struct{}{}
 	}
-	for _, r := range o.updates {
+	for _, r := range updates {
 		now := p.set(r.typ).byName[r.name]
 		if _, ok := blamed[r.name]; !ok || now == nil || now.version != r.version {
 			continue
 		}
-		st.state.rejections[rejectionKey{r.typ, r.name}] = Rejection{
+		ss.state.rejections[rejectionKey{r.typ, r.name}] = Rejection{
 			Type: r.typ, Resource: r.name, Version: r.version, Time: n.Time, Text: n.Text,
 		}
 	}
@@ -103,10 +103,10 @@ func (st *stream) remember(o *outstanding, n *Nack) {
 
 // rejected reports whether the proxy has rejected this version of a resource,
 // on this stream or another.
-func (st *stream) rejected(r *resource) bool {
-	st.server.mu.Lock()
-	defer st.server.mu.Unlock()
-	rejection, ok := st.state.rejections[rejectionKey{r.typ, r.name}]
+func (ss *session) rejected(r *resource) bool {
+	ss.server.mu.Lock()
+	defer ss.server.mu.Unlock()
+	rejection, ok := ss.state.rejections[rejectionKey{r.typ, r.name}]
 	return ok && rejection.Version == r.version
 }
 

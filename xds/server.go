@@ -133,31 +133,12 @@ func (s *Server) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.
 		"only delta ADS is served here: set api_type: DELTA_GRPC in the bootstrap's ads_config")
 }
 
-// DeltaAggregatedResources serves one stream. It waits while two goroutines
-// work, one that receives and one that decides and sends, so that it can end
-// the stream even when the client reads nothing and the sending one is stuck.
+// DeltaAggregatedResources serves one stream.
 func (s *Server) DeltaAggregatedResources(g grpc.BidiStreamingServer[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return errClosing
-	}
-	s.wg.Add(2)
-	s.mu.Unlock()
-
-	ctx, cancel := context.WithCancelCause(g.Context())
-	defer context.AfterFunc(s.ctx, func() { cancel(errClosing) })()
-	st := newStream(s, g, cancel)
-	go func() {
-		defer s.wg.Done()
-		st.receive(ctx)
-	}()
-	go func() {
-		defer s.wg.Done()
-		cancel(st.run(ctx))
-	}()
-	<-ctx.Done()
-	return ending(context.Cause(ctx))
+	return carry(s, g, func(cancel context.CancelCauseFunc) (*session, party[*discoveryv3.DeltaDiscoveryRequest]) {
+		st := newStream(s, g, cancel)
+		return st.session, st
+	})
 }
 
 // errDone is the cause of a stream that its client closed in good order.

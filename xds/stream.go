@@ -2,8 +2,6 @@ package xds
 
 import (
 	"context"
-	"errors"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -24,136 +22,38 @@ type deltaStream = grpc.BidiStreamingServer[discoveryv3.DeltaDiscoveryRequest, d
 // between what the client was told last and the view in force when it is made.
 // A client that is slow skips the snapshots in between.
 type stream struct {
-	server   *Server
-	grpc     deltaStream
-	cancel   context.CancelCauseFunc
-	requests chan *discoveryv3.DeltaDiscoveryRequest
+	*session
+	grpc deltaStream
 
-	id     uint64
-	since  time.Time // by Config.Now
-	begun  time.Time // by the runtime's clock, for settle
-	view   *view
-	caller caller
-	state  *proxyState
 	subs   map[snapshot.TypeURL]*subscription
 	others []*subscription // of types that no snapshot holds
 	seq    uint64          // responses sent so far
-	node   Node
 }
 
 func newStream(s *Server, g deltaStream, cancel context.CancelCauseFunc) *stream {
-	st := &stream{
-		server:   s,
-		grpc:     g,
-		cancel:   cancel,
-		requests: make(chan *discoveryv3.DeltaDiscoveryRequest),
-		since:    s.now(),
-		begun:    time.Now(),
-		subs:     map[snapshot.TypeURL]*subscription{},
-	}
+	st := &stream{session: newSession(s, cancel), grpc: g, subs: map[snapshot.TypeURL]*subscription{}}
+	st.describe = st.status
 	for _, t := range snapshot.Types() {
 		st.subs[t] = newSubscription(t)
 	}
 	return st
 }
 
-// receive hands over one request after the other. While one is worked on, the
-// next is not read, so a client that floods is held back by its flow control.
-func (st *stream) receive(ctx context.Context) {
-	for {
-		req, err := st.grpc.Recv()
-		if errors.Is(err, io.EOF) {
-			st.cancel(errDone)
-			return
-		}
-		if err != nil {
-			st.cancel(err)
-			return
-		}
-		select {
-		case st.requests <- req:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// run serves the stream until it has to end, and says why.
-func (st *stream) run(ctx context.Context) error {
-	s := st.server
-	if err := st.check(ctx); err != nil {
-		return st.denied(err)
-	}
-	if err := s.register(st); err != nil {
-		return st.denied(&denial{caller: st.caller, client: err, detail: err})
-	}
-	st.event(Event{Kind: EventConnected})
-	err := st.serve(ctx)
-	if d := new(denial); errors.As(err, &d) {
-		err = st.denied(d)
-	}
-	s.unregister(st)
-	if cause := context.Cause(ctx); cause != nil {
-		err = cause
-	}
-	st.event(Event{Kind: EventDisconnected, Err: err})
-	return err
-}
-
-func (st *stream) serve(ctx context.Context) error {
-	timer := time.NewTimer(st.nextCheck())
-	defer timer.Stop()
-	for {
-		var req *discoveryv3.DeltaDiscoveryRequest
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case req = <-st.requests:
-		case <-st.view.superseded:
-		case <-timer.C:
-		}
-		if err := st.check(ctx); err != nil {
-			return err
-		}
-		if req != nil {
-			if err := st.read(req); err != nil {
-				return err
-			}
-		}
-		if err := st.advance(); err != nil {
-			return err
-		}
-		st.publish()
-		timer.Reset(st.nextCheck())
-	}
-}
-
-// check takes the view in force and proves, under it, whose stream this is.
+// check takes the view in force, the proxy's seal included, and proves whose
+// stream this is.
 func (st *stream) check(ctx context.Context) error {
-	v := st.server.view.Load()
-	c, err := st.server.identify(ctx, v)
-	if err != nil {
+	if err := st.session.check(ctx); err != nil {
 		return err
 	}
-	if st.state != nil && c.proxy.name != st.caller.proxy.name {
-		return &denial{caller: c, detail: errors.New("the identity changed hands"), client: refusal(codes.Aborted,
-			"this identity is proxy %q now, it was %q: reconnect", c.proxy.name, st.caller.proxy.name)}
+	if _, err := st.caller.proxy.sealed(); err != nil {
+		return &denial{caller: st.caller, detail: err, client: refusal(codes.Internal, "the seal of proxy %q cannot be made: the server's log says why", st.caller.proxy.name)}
 	}
-	if _, err := c.proxy.sealed(); err != nil {
-		return &denial{caller: c, detail: err, client: refusal(codes.Internal, "the seal of proxy %q cannot be made: the server's log says why", c.proxy.name)}
-	}
-	st.view, st.caller = v, c
 	return nil
 }
 
 // nextCheck is when the stream has something to do even if nothing happens.
 func (st *stream) nextCheck() time.Duration {
-	d := st.server.timing.recheck
-	if !st.caller.until.IsZero() {
-		// The SVID is valid up to and including its last second.
-		left := st.caller.until.Sub(st.server.now()) + time.Millisecond
-		d = min(d, max(left, 10*time.Millisecond))
-	}
+	d := st.session.nextCheck()
 	if s := st.settledIn(); s > 0 {
 		d = min(d, s)
 	}
@@ -203,7 +103,7 @@ func (st *stream) answered(sub *subscription, o *outstanding, req *discoveryv3.D
 	e := Event{Kind: EventAck, Type: sub.typ, Root: o.root}
 	if detail := req.GetErrorDetail(); detail != nil {
 		e.Kind, e.Nack = EventNack, sub.reject(o, detail.GetMessage(), st.server.now())
-		st.remember(o, e.Nack)
+		st.remember(o.updates, e.Nack)
 		e.Nack.Blamed = first(e.Nack.Blamed)
 	} else {
 		sub.ack(o)
@@ -226,29 +126,5 @@ func (st *stream) send(sub *subscription, p plan) error {
 	r.ControlPlane = &corev3.ControlPlane{Identifier: "meshseal"}
 	sub.record(st.seq, r.Nonce, st.view.root, p.updates, p.removals)
 
-	stuck := time.AfterFunc(st.server.timing.send, func() {
-		st.cancel(refusal(codes.DeadlineExceeded, "the client did not read a response of type %s in time: reconnect", sub.typ))
-	})
-	defer stuck.Stop()
-	return st.grpc.SendMsg(r)
-}
-
-// denied tells the events about a refusal, and returns what the client is told.
-func (st *stream) denied(err error) error {
-	d := new(denial)
-	if !errors.As(err, &d) {
-		return err
-	}
-	e := Event{Kind: EventDenied, Time: st.server.now(), ID: d.caller.id, Err: d}
-	if d.caller.proxy != nil {
-		e.Proxy = d.caller.proxy.name
-	}
-	st.server.events(e)
-	return d.client
-}
-
-func (st *stream) event(e Event) {
-	e.Time = st.server.now()
-	e.Proxy, e.ID = st.caller.proxy.name, st.caller.id
-	st.server.events(e)
+	return st.hand(string(sub.typ), func() error { return st.grpc.SendMsg(r) })
 }
