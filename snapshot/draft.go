@@ -76,6 +76,11 @@ type SignOptions struct {
 	Now time.Time
 	// Previous is the root of the snapshot that this one follows, if known.
 	Previous Digest
+	// Keys is the set that the statement declares, so that whoever adopts it
+	// trusts these keys from then on. Zero: a new statement declares none, a
+	// renewed one what the statement before it declared. Enough of these keys,
+	// and enough of those that were trusted before, must sign in the end.
+	Keys Trust
 	// Renew makes a new statement with a new expiry, without the signatures
 	// that were there.
 	Renew bool
@@ -84,7 +89,7 @@ type SignOptions struct {
 // Sign returns a draft that carries a signature by s as well. An unsigned
 // draft, and any with Renew, gets a new statement: issued now, expiring after
 // the mesh's statement lifetime. Otherwise the statement that others signed is
-// signed once more, as a threshold above one needs it.
+// signed once more, as a threshold above one and a change of keys need it.
 func (d *Draft) Sign(s Signer, opts SignOptions) (*Draft, error) {
 	env, err := d.toSign(opts)
 	if err != nil {
@@ -117,14 +122,17 @@ func (d *Draft) toSign(opts SignOptions) (envelope, error) {
 	return envelope{payload: payload}, err
 }
 
-// checkCosign keeps a signer from vouching for times that no verifier accepts
-// or for a predecessor that it did not mean.
+// checkCosign keeps a signer from vouching for times that no verifier accepts,
+// and for a predecessor or keys that it did not mean.
 func (d *Draft) checkCosign(opts SignOptions) error {
 	if err := d.statement.validAt(opts.Now); err != nil {
 		return fmt.Errorf("%w; sign with renewal", err)
 	}
 	if !opts.Previous.IsZero() && opts.Previous != d.statement.Previous {
 		return fmt.Errorf("%w: the statement that others signed follows %s, not %s; sign with renewal", ErrStatement, d.statement.Previous, opts.Previous)
+	}
+	if !opts.Keys.IsZero() && !opts.Keys.Equal(d.statement.Keys) {
+		return fmt.Errorf("%w: the statement that others signed declares the keys %v, not %v; sign with renewal", ErrStatement, d.statement.Keys.KeyIDs(), opts.Keys.KeyIDs())
 	}
 	return nil
 }

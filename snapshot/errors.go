@@ -60,6 +60,7 @@ var (
 	ErrUntrusted = declare("SIGNATURE_UNTRUSTED", "no signature is by a trusted key")
 	ErrSignature = declare("SIGNATURE_INVALID", "a trusted key's signature does not verify")
 	ErrThreshold = declare("SIGNATURE_THRESHOLD", "too few trusted keys have signed")
+	ErrRotation  = declare("SIGNATURE_ROTATION", "too few of the keys that the statement declares have signed it")
 	ErrEnvelope  = declare("ENVELOPE_INVALID", "not a DSSE envelope around the statement of this snapshot")
 
 	ErrTrust   = declare("TRUST_INVALID", "the set of trusted keys and its threshold are not usable")
@@ -68,11 +69,12 @@ var (
 
 	ErrRollback = declare("ROLLBACK", "an older snapshot than one that was already adopted")
 	ErrFork     = declare("FORK", "another snapshot with the sequence of one that was already adopted")
+	ErrAncestry = declare("NOT_A_DESCENDANT", "a commit that is not known to descend from the one that was adopted last")
 
 	ErrSeal      = declare("SEAL_MALFORMED", "not a seal as meshseal writes it")
 	ErrSealProxy = declare("SEAL_PROXY", "the seal is for another proxy")
 	ErrSealProof = declare("SEAL_PROOF", "the list of the seal does not belong to the root that the statement names")
 
-	ErrStoreLocked = declare("STORE_LOCKED", "another process uses the state folder")
-	ErrStore       = declare("STORE_MALFORMED", "the state folder holds something that meshseal did not write")
+	ErrStoreLocked = declare("STORE_LOCKED", "another process uses the state folder or the record")
+	ErrStore       = declare("STORE_MALFORMED", "the record of what was adopted cannot be read")
 )

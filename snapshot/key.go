@@ -61,6 +61,13 @@ func (k PublicKey) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: publicPEM, Bytes: k.der})
 }
 
+// DER is the key in PKIX form, which ParsePublicKeyDER reads.
+func (k PublicKey) DER() []byte { return bytes.Clone(k.der) }
+
+// Base64 is the standard base64 of DER: the form of a key in a statement, in a
+// record and in the configuration of the guard.
+func (k PublicKey) Base64() string { return strictBase64.EncodeToString(k.der) }
+
 // verify reports whether signature is k's for message.
 func (k PublicKey) verify(message, signature []byte) bool {
 	switch key := k.key.(type) {
@@ -81,6 +88,27 @@ func ParsePublicKey(text []byte) (PublicKey, error) {
 	der, err := onePEM(text, publicPEM)
 	if err != nil {
 		return PublicKey{}, err
+	}
+	return ParsePublicKeyDER(der)
+}
+
+// ParsePublicKeyBase64 reads what Base64 writes, by the rules of
+// ParsePublicKey.
+func ParsePublicKeyBase64(text string) (PublicKey, error) {
+	if len(text) > maxKeyFile {
+		return PublicKey{}, fmt.Errorf("%w: longer than %d bytes", ErrKey, maxKeyFile)
+	}
+	der, err := strictBase64.DecodeString(text)
+	if err != nil || strictBase64.EncodeToString(der) != text {
+		return PublicKey{}, fmt.Errorf("%w: %q is not base64 in its one form", ErrKey, clip(text))
+	}
+	return ParsePublicKeyDER(der)
+}
+
+// ParsePublicKeyDER reads a PKIX key in DER, by the rules of ParsePublicKey.
+func ParsePublicKeyDER(der []byte) (PublicKey, error) {
+	if len(der) > maxKeyFile {
+		return PublicKey{}, fmt.Errorf("%w: longer than %d bytes", ErrKey, maxKeyFile)
 	}
 	key, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {

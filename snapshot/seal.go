@@ -74,6 +74,7 @@ func decodeList(list []byte) (index uint64, path [][]byte, leaf []byte, err erro
 // Sealed is a verified seal: the list of all that one proxy may hold. Only
 // VerifySeal makes one.
 type Sealed struct {
+	envelope  envelope
 	statement Statement
 	proxy     Proxy
 	keys      []string
@@ -81,7 +82,8 @@ type Sealed struct {
 
 // VerifySeal verifies the seal of a proxy of a mesh, by the verifier that
 // Draft.Verify uses: signatures over the exact bytes first, then the
-// statement, then its times, then the proof of the list.
+// statement and the keys that it declares, then its times, then the proof of the
+// list.
 func VerifySeal(seal Seal, t Trust, proxy, mesh string, now time.Time) (*Sealed, error) {
 	if len(seal.List) > MaxFile {
 		return nil, fmt.Errorf("%w: a seal of %d bytes, at most %d", ErrTooLarge, len(seal.List), MaxFile)
@@ -90,11 +92,7 @@ func VerifySeal(seal Seal, t Trust, proxy, mesh string, now time.Time) (*Sealed,
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSeal, err)
 	}
-	keys, err := t.verify(env)
-	if err != nil {
-		return nil, err
-	}
-	st, err := parseStatement(env.payload)
+	st, keys, err := t.vouch(env)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +109,7 @@ func VerifySeal(seal Seal, t Trust, proxy, mesh string, now time.Time) (*Sealed,
 	if p.Name != proxy {
 		return nil, fmt.Errorf("%w: %q, and this is %q", ErrSealProxy, p.Name, clip(proxy))
 	}
-	return &Sealed{statement: st, proxy: p, keys: keys}, nil
+	return &Sealed{envelope: env, statement: st, proxy: p, keys: keys}, nil
 }
 
 // openList returns the proxy whose leaf the list proves.
@@ -167,4 +165,12 @@ func (s *Sealed) Hash(url TypeURL, name string) (Digest, bool) {
 		return Digest{}, false
 	}
 	return s.proxy.Entries[i].Hash, true
+}
+
+// proof is what Record.Next verifies once more.
+func (s *Sealed) proof() envelope {
+	if s == nil {
+		return envelope{}
+	}
+	return s.envelope
 }

@@ -6,10 +6,6 @@ import (
 	"time"
 )
 
-// ClockSkew is how far in the future a statement may have been issued by the
-// verifier's clock.
-const ClockSkew = 60 * time.Second
-
 // Snapshot is an immutable, verified snapshot. Draft.Verify, Open and Store
 // make one; nothing else does.
 type Snapshot struct {
@@ -18,7 +14,8 @@ type Snapshot struct {
 }
 
 // Verify is the one verifier: every way by which a snapshot comes in ends
-// here. It wants enough good signatures by trusted keys; a statement that now
+// here. It wants enough good signatures by trusted keys, and by the keys that the
+// statement declares where these are others; a statement that now
 // is neither expired nor issued in the future nor valid for longer than is
 // allowed; and waivers whose end dates have not come. That the content is what
 // the statement names holds for every Draft.
@@ -35,7 +32,7 @@ func (d *Draft) Verify(t Trust, now time.Time) (*Snapshot, error) {
 
 // verify is Verify without the times.
 func (d *Draft) verify(t Trust) (*Snapshot, error) {
-	keys, err := t.verify(d.envelope)
+	_, keys, err := t.vouch(d.envelope)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +62,7 @@ func open(data []byte, t Trust) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	keys, err := t.verify(env)
+	_, keys, err := t.vouch(env)
 	if err != nil {
 		return nil, err
 	}
@@ -94,21 +91,17 @@ func (s *Snapshot) ValidAt(now time.Time) error {
 	return nil
 }
 
-func (s Statement) validAt(now time.Time) error {
-	switch {
-	case !s.timed():
-		return ErrUnsigned
-	case s.Issued.After(now.Add(ClockSkew)):
-		return fmt.Errorf("%w: at %s, and it is %s; compare the clocks", ErrNotYetValid, formatTime(s.Issued), formatTime(seconds(now)))
-	case !now.Before(s.Expires):
-		return fmt.Errorf("%w: at %s, and it is %s; renew it: meshseal sign --renew", ErrExpired, formatTime(s.Expires), formatTime(seconds(now)))
-	}
-	return nil
-}
-
 // KeyIDs lists the trusted keys by whose signatures the snapshot was verified,
 // sorted.
 func (s *Snapshot) KeyIDs() []string { return slices.Clone(s.keys) }
 
 // Draft returns the snapshot as a draft, to sign it again.
 func (s *Snapshot) Draft() *Draft { return &Draft{file: s.file} }
+
+// proof is what Record.Next verifies once more.
+func (s *Snapshot) proof() envelope {
+	if s == nil {
+		return envelope{}
+	}
+	return s.envelope
+}

@@ -24,7 +24,8 @@ const (
 // every JSON implementation reads exactly.
 const MaxSequence = 1<<53 - 1
 
-// maxStatement bounds the JSON of a statement, in bytes.
+// maxStatement bounds the JSON of a statement, in bytes: every text at its
+// longest needs a third of it, MaxKeys of the longest kind of key a half.
 const maxStatement = 8 << 10
 
 // Commit is the commit of a mesh repository that a snapshot was built from.
@@ -56,6 +57,11 @@ type Statement struct {
 	// Issued and Expires are zero as long as nobody has signed.
 	Issued  time.Time
 	Expires time.Time // exclusive
+	// Keys is the set of keys that the signers declare; zero if they declare
+	// none, which changes nothing. Whoever adopts a statement that declares
+	// other keys than it trusts trusts these from then on; both sets have
+	// signed it.
+	Keys Trust
 }
 
 type statementJSON struct {
@@ -75,16 +81,17 @@ type digestJSON struct {
 }
 
 type predicateJSON struct {
-	Format     string `json:"format"`
-	Mesh       string `json:"mesh"`
-	Repository string `json:"repository"`
-	Commit     string `json:"commit"`
-	CommitTime string `json:"commitTime"`
-	Sequence   uint64 `json:"sequence"`
-	TreeSize   uint64 `json:"treeSize"`
-	Previous   string `json:"previous,omitempty"`
-	Issued     string `json:"issued,omitempty"`
-	Expires    string `json:"expires,omitempty"`
+	Format     string     `json:"format"`
+	Mesh       string     `json:"mesh"`
+	Repository string     `json:"repository"`
+	Commit     string     `json:"commit"`
+	CommitTime string     `json:"commitTime"`
+	Sequence   uint64     `json:"sequence"`
+	TreeSize   uint64     `json:"treeSize"`
+	Previous   string     `json:"previous,omitempty"`
+	Issued     string     `json:"issued,omitempty"`
+	Expires    string     `json:"expires,omitempty"`
+	Keys       *trustJSON `json:"keys,omitempty"`
 }
 
 // encode returns the one JSON text of the statement.
@@ -104,6 +111,7 @@ func (s Statement) encode() ([]byte, error) {
 	if s.timed() {
 		p.Issued, p.Expires = formatTime(s.Issued), formatTime(s.Expires)
 	}
+	p.Keys = s.Keys.json()
 	return encodeJSON(statementJSON{
 		Type:          StatementType,
 		Subject:       []subjectJSON{{Name: s.Mesh, Digest: digestJSON{SHA256: s.Root.Hex()}}},
@@ -169,6 +177,9 @@ func (j statementJSON) statement() (Statement, error) {
 			return Statement{}, fmt.Errorf("%s: %w", t.name, err)
 		}
 	}
+	if s.Keys, err = p.Keys.trust(); err != nil {
+		return Statement{}, err
+	}
 	return s, nil
 }
 
@@ -196,12 +207,17 @@ func (s Statement) check() error {
 		return bad("sequence %d is not within 1 and %d", s.Sequence, uint64(MaxSequence))
 	case s.TreeSize == 0:
 		return bad("the tree size is zero")
+	case len(s.Keys.keys) > MaxKeys:
+		return bad("it declares %d keys, at most %d", len(s.Keys.keys), MaxKeys)
 	case !writable(s.CommitTime):
 		return bad("the commit's time %v cannot be written", s.CommitTime)
 	}
 	if !s.timed() {
 		if !s.Previous.IsZero() {
 			return bad("a statement without times names no previous root")
+		}
+		if !s.Keys.IsZero() {
+			return bad("a statement without times declares no keys")
 		}
 		return nil
 	}

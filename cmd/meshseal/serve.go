@@ -49,7 +49,11 @@ setting can also be given as MESHSEAL_<PATH> in the environment or by --set.`,
 // serve wires everything together and runs it until ctx ends. What it opens,
 // it closes in reverse order.
 func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err error) {
-	store, err := snapshot.OpenStore(config.State)
+	from, trust, err := openSource(ctx, config, log)
+	if err != nil {
+		return err
+	}
+	store, err := snapshot.OpenStore(config.State, trust)
 	if err != nil {
 		return err
 	}
@@ -80,11 +84,6 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	}
 	defer self.close()
 
-	from, trust, err := openSource(ctx, config, log)
-	if err != nil {
-		return err
-	}
-
 	authz, err := extauthz.New(extauthz.Config{
 		Bundles:         self.bundles,
 		Now:             time.Now,
@@ -107,10 +106,10 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	defer control.Close()
 
 	adopter := &adopter{store: store, authz: authz, xds: control, metrics: metrics, log: log}
-	if err := adopter.restore(trust, time.Now()); err != nil {
+	if err := adopter.restore(time.Now()); err != nil {
 		return err
 	}
-	follow := &follower{source: from, adopter: adopter, every: config.Source.Poll, metrics: metrics, log: log, now: time.Now}
+	follow := &follower{source: from(store.Trust), adopter: adopter, every: config.Source.Poll, metrics: metrics, log: log, now: time.Now}
 	metrics.SourceAge(func() float64 { return follow.age().Seconds() })
 
 	listeners, err := listen(config.Listeners, self, control, authz)
@@ -215,29 +214,32 @@ func openIdentity(ctx context.Context, c identityConfig, log *slog.Logger) (*sel
 	return s, nil
 }
 
-// openSource opens where snapshots come from, and says whose signatures count.
-func openSource(ctx context.Context, c *serveConfig, log *slog.Logger) (source, snapshot.Trust, error) {
+// openSource says whose signatures count by the configuration, and opens where
+// snapshots come from. What it finds is verified with the keys that count by
+// then, which a snapshot may have changed.
+func openSource(ctx context.Context, c *serveConfig, log *slog.Logger) (open func(counts func() snapshot.Trust) source, configured snapshot.Trust, err error) {
 	if path := c.Source.File.Path; path != "" {
-		trust, err := readTrust(c.Trust.Keys, c.Trust.Threshold)
+		configured, err = readTrust(c.Trust.Keys, c.Trust.Threshold)
 		if err != nil {
-			return nil, snapshot.Trust{}, fmt.Errorf("trust: %w", err)
+			return nil, configured, fmt.Errorf("trust: %w", err)
 		}
-		return &fileFollower{path: path, trust: trust}, trust, nil
+		return func(counts func() snapshot.Trust) source { return &fileFollower{path: path, trust: counts} }, configured, nil
 	}
 	signer, err := openSigner(ctx, c.Signing, os.Stderr)
-	if err != nil {
-		return nil, snapshot.Trust{}, fmt.Errorf("signing: %w", err)
+	if err == nil {
+		configured, err = snapshot.NewTrust([]snapshot.PublicKey{signer.Public()}, 1)
 	}
-	trust, err := snapshot.NewTrust([]snapshot.PublicKey{signer.Public()}, 1)
 	if err != nil {
-		return nil, snapshot.Trust{}, fmt.Errorf("signing: %w", err)
+		return nil, configured, fmt.Errorf("signing: %w", err)
 	}
 	git := c.Source.Git
 	revision := git.Ref
 	if revision == "" {
 		revision = git.Commit
 	}
-	return &gitFollower{repository: git.Repository, revision: revision, signer: signer, trust: trust, log: log}, trust, nil
+	return func(counts func() snapshot.Trust) source {
+		return &gitFollower{repository: git.Repository, revision: revision, signer: signer, trust: counts, log: log}
+	}, configured, nil
 }
 
 // xdsEvents turns what happens on xDS streams into metrics and log lines.

@@ -29,21 +29,20 @@ type adopter struct {
 	metrics *telemetry.Metrics
 	log     *slog.Logger
 
-	high    snapshot.High
 	current atomic.Pointer[snapshot.Snapshot] // nil: none was ever adopted
 }
 
 // adopt makes candidate the snapshot in force. When it fails, what was in
 // force stays so.
 func (a *adopter) adopt(candidate *snapshot.Snapshot) error {
-	if err := snapshot.Successor(a.current.Load(), a.high, candidate); err != nil {
+	if _, err := a.store.Record().Next(candidate, nil); err != nil {
 		return err
 	}
 	plan, err := a.authz.Prepare(candidate)
 	if err != nil {
 		return fmt.Errorf("prepare snapshot %s for decisions: %w", candidate.Root(), err)
 	}
-	if err := a.store.Adopt(candidate); err != nil {
+	if err := a.store.Adopt(candidate, nil); err != nil {
 		return fmt.Errorf("keep snapshot %s on disk: %w", candidate.Root(), err)
 	}
 	a.serve(candidate, plan)
@@ -56,12 +55,11 @@ func (a *adopter) adopt(candidate *snapshot.Snapshot) error {
 // if it had run on. A snapshot that has expired since is served, and every
 // request on it denied as expired, until a newer statement comes. One that was
 // issued in the future by this machine's clock ends the start: the clock is wrong.
-func (a *adopter) restore(trust snapshot.Trust, now time.Time) error {
-	kept, high, err := a.store.Load(trust, now)
+func (a *adopter) restore(now time.Time) error {
+	kept, err := a.store.Load(now)
 	if err != nil && (kept == nil || errors.Is(err, snapshot.ErrNotYetValid)) {
 		return fmt.Errorf("the snapshot kept in the state folder: %w", err)
 	}
-	a.high = high
 	if err != nil {
 		a.log.Error("the snapshot kept in the state folder is past its time", "code", snapshot.Code(err), "error", err)
 	}
@@ -81,7 +79,6 @@ func (a *adopter) serve(s *snapshot.Snapshot, plan *extauthz.Plan) {
 	a.authz.Adopt(plan)
 	a.xds.Adopt(s)
 	a.current.Store(s)
-	a.high = s.High()
 	st := s.Statement()
 	a.metrics.SnapshotInForce(s.Root().String(), st.Commit, st.Sequence, st.Expires)
 }
@@ -97,9 +94,9 @@ type source interface {
 // fileFollower reads a snapshot that somebody else signed.
 type fileFollower struct {
 	path  string
-	trust snapshot.Trust
-	seen  os.FileInfo // the file that need not be read again
-	fault error       // what was wrong with it; nil if it is in force
+	trust func() snapshot.Trust // whose signatures count now: the store's
+	seen  os.FileInfo           // the file that need not be read again
+	fault error                 // what was wrong with it; nil if it is in force
 }
 
 func (f *fileFollower) next(_ context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
@@ -119,7 +116,7 @@ func (f *fileFollower) next(_ context.Context, current *snapshot.Snapshot, now t
 		f.seen = info
 		return nil, nil
 	}
-	s, err := snapshot.Open(data, f.trust, now)
+	s, err := snapshot.Open(data, f.trust(), now)
 	if err != nil {
 		err = fmt.Errorf("%s: %s: %w", f.path, snapshot.Code(err), err)
 		if !errors.Is(err, snapshot.ErrNotYetValid) { // that one heals by waiting
@@ -134,7 +131,7 @@ func (f *fileFollower) next(_ context.Context, current *snapshot.Snapshot, now t
 type gitFollower struct {
 	repository, revision string
 	signer               snapshot.Signer
-	trust                snapshot.Trust // the signer's own key
+	trust                func() snapshot.Trust // whose signatures count now: the store's
 	log                  *slog.Logger
 
 	// A commit builds the same every time, so one that does not build is not
@@ -200,7 +197,7 @@ func (g *gitFollower) sign(draft *snapshot.Draft, opts snapshot.SignOptions) (*s
 	if err != nil {
 		return nil, err
 	}
-	return snapshot.Open(signed.Bytes(), g.trust, opts.Now)
+	return snapshot.Open(signed.Bytes(), g.trust(), opts.Now)
 }
 
 // halfway is when half of a statement's lifetime has passed: the time to renew
