@@ -82,8 +82,10 @@ func (d *Draft) around(payload []byte, opts SignOptions) (envelope, error) {
 		return envelope{}, fmt.Errorf("%w: its statement was issued at %s, before the one in the file of %s", ErrEnvelope, formatTime(st.Issued), formatTime(d.statement.Issued))
 	case !opts.Previous.IsZero() && opts.Previous != st.Previous:
 		return envelope{}, fmt.Errorf("%w: its statement follows %s, not %s", ErrEnvelope, st.Previous, opts.Previous)
+	case !opts.Keys.IsZero() && !opts.Keys.Equal(st.Keys):
+		return envelope{}, fmt.Errorf("%w: its statement declares the keys %v, not %v", ErrEnvelope, st.Keys.KeyIDs(), opts.Keys.KeyIDs())
 	}
-	opts.Renew, opts.Now, opts.Previous = true, st.Issued, st.Previous
+	opts.Renew, opts.Now, opts.Previous, opts.Keys = true, st.Issued, st.Previous, st.Keys
 	env, err := d.toSign(opts)
 	if err != nil {
 		return envelope{}, err

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -14,55 +13,6 @@ import (
 	"meshseal/mesh/gitsource"
 	"meshseal/snapshot"
 )
-
-func signCommand() *cobra.Command {
-	var key, previous string
-	var renew bool
-	c := &cobra.Command{
-		Use:   "sign --key KEY FILE",
-		Short: "Sign a snapshot in place",
-		Long: `Sign the snapshot FILE in place. The first signature issues the statement and
-starts its lifetime; further signers add theirs to the same statement. --renew
-issues a new statement for the same root, with only this signature.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			signer, err := snapshot.ReadPrivateKey(key)
-			if err != nil {
-				return err
-			}
-			draft, err := readDraft(args[0])
-			if err != nil {
-				return err
-			}
-			opts := snapshot.SignOptions{Now: time.Now(), Renew: renew}
-			if previous != "" {
-				before, err := readDraft(previous)
-				if err != nil {
-					return err
-				}
-				opts.Previous = before.Root()
-			}
-			signed, err := draft.Sign(signer, opts)
-			if err != nil {
-				return err
-			}
-			info, err := os.Stat(args[0])
-			if err != nil {
-				return err
-			}
-			if err := writeFile(args[0], signed.Bytes(), info.Mode().Perm()); err != nil {
-				return err
-			}
-			fmt.Fprintf(c.ErrOrStderr(), "signed %s by key %s; valid until %s\n", signed.Root(), signer.Public().ID(), signed.Statement().Expires.Format(time.RFC3339))
-			return nil
-		},
-	}
-	c.Flags().StringVar(&key, "key", "", "file with the private key (meshseal keygen)")
-	c.Flags().BoolVar(&renew, "renew", false, "issue a new statement for the same root")
-	c.Flags().StringVar(&previous, "previous", "", "the snapshot file that this one follows; its root is named in the statement")
-	_ = c.MarkFlagRequired("key")
-	return c
-}
 
 // verification is the result of verify, as -o json writes it.
 type verification struct {
