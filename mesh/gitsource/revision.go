@@ -18,29 +18,37 @@ const (
 	maxPeel     = 10 // tags that point to each other
 )
 
+// named is what a revision stands for.
+type named struct {
+	commit plumbing.Hash
+	ref    string        // in full; empty where the revision is no ref
+	object plumbing.Hash // that the ref points to
+}
+
 // resolve finds the commit that rev names.
-func (r *repository) resolve(rev string) (plumbing.Hash, error) {
+func (r *repository) resolve(rev string) (named, error) {
 	if rev == "" {
 		rev = "HEAD"
 	}
 	if err := checkRevision(rev); err != nil {
-		return plumbing.ZeroHash, err
+		return named{}, err
 	}
 	base, steps := rev, ""
 	if i := strings.IndexAny(rev, "~^"); i >= 0 {
 		base, steps = rev[:i], rev[i:]
 	}
-	hash, err := r.base(base)
+	n, err := r.base(base)
 	if err == nil {
-		hash, err = r.peel(hash)
+		n.commit, err = r.peel(n.object)
 	}
-	if err == nil {
-		hash, err = r.step(hash, steps)
+	if err == nil && steps != "" {
+		n.ref = ""
+		n.commit, err = r.step(n.commit, steps)
 	}
 	if err != nil {
-		return plumbing.ZeroHash, fmt.Errorf("revision %q: %w", rev, err)
+		return named{}, fmt.Errorf("revision %q: %w", rev, err)
 	}
-	return hash, nil
+	return n, nil
 }
 
 func checkRevision(rev string) error {
@@ -53,50 +61,52 @@ func checkRevision(rev string) error {
 
 // base finds what a name without steps stands for. A name that could mean two
 // commits is refused, however git would choose.
-func (r *repository) base(name string) (plumbing.Hash, error) {
+func (r *repository) base(name string) (named, error) {
 	if plumbing.IsHash(name) && strings.ToLower(name) == name {
-		return plumbing.NewHash(name), nil
+		return named{object: plumbing.NewHash(name)}, nil
 	}
-	found := map[plumbing.Hash]string{}
+	if name == "HEAD" || strings.HasPrefix(name, "refs/") {
+		hash, err := r.ref(name)
+		return named{ref: name, object: hash}, err
+	}
+	found := map[plumbing.Hash]named{}
 	var names []string
-	add := func(hash plumbing.Hash, as string) {
-		if _, ok := found[hash]; !ok {
-			found[hash] = as
+	add := func(commit plumbing.Hash, as string, n named) {
+		if _, ok := found[commit]; !ok {
+			found[commit] = n
 			names = append(names, as)
 		}
 	}
-	if name == "HEAD" || strings.HasPrefix(name, "refs/") {
-		return r.ref(name)
-	}
 	for _, prefix := range []string{"refs/heads/", "refs/tags/", "refs/remotes/"} {
-		hash, err := r.ref(prefix + name)
+		object, err := r.ref(prefix + name)
 		if errors.Is(err, plumbing.ErrReferenceNotFound) {
 			continue
 		}
+		commit := object
 		if err == nil {
-			hash, err = r.peel(hash)
+			commit, err = r.peel(object)
 		}
 		if err != nil {
-			return plumbing.ZeroHash, err
+			return named{}, err
 		}
-		add(hash, prefix+name)
+		add(commit, prefix+name, named{ref: prefix + name, object: object})
 	}
 	shortened, err := r.shortened(name)
 	if err != nil {
-		return plumbing.ZeroHash, err
+		return named{}, err
 	}
 	for _, hash := range shortened {
-		add(hash, hash.String())
+		add(hash, hash.String(), named{object: hash})
 	}
 	switch len(found) {
 	case 0:
-		return plumbing.ZeroHash, errors.New("there is no such branch, tag or commit")
+		return named{}, errors.New("there is no such branch, tag or commit")
 	case 1:
-		for hash := range found {
-			return hash, nil
+		for _, n := range found {
+			return n, nil
 		}
 	}
-	return plumbing.ZeroHash, fmt.Errorf("it is ambiguous, it could be %s; write one of them in full", strings.Join(names, " or "))
+	return named{}, fmt.Errorf("it is ambiguous, it could be %s; write one of them in full", strings.Join(names, " or "))
 }
 
 // ref follows a ref to its object.

@@ -1,9 +1,12 @@
-// Package gitsource reads the files of one commit of a local Git repository,
-// straight from its objects: no work tree, no program, no network.
+// Package gitsource reads the files of one commit of a Git repository, straight
+// from its objects: no work tree, no hook, no program.
 //
 // Every object is checked against its name, so what is read is what the commit
 // hash stands for. A history that is not the whole one is refused, since a
 // snapshot's sequence is the number of a commit's ancestors.
+//
+// Signers tells whose signature stands on a commit or a tag. A Mirror brings
+// one ref of a remote repository, over HTTPS or SSH, into a folder.
 package gitsource
 
 import (
@@ -11,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,6 +39,8 @@ type Source struct {
 	commit  snapshot.Commit
 	tree    plumbing.Hash // of the mesh repository
 	history map[plumbing.Hash]struct{}
+	ref     string        // that the revision named, in full; empty: it named none
+	object  plumbing.Hash // that the ref points to: an annotated tag, or the commit
 }
 
 // repository reads verified objects. go-git's storage keeps caches that are
@@ -51,38 +58,62 @@ func Open(dir, rev string) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	hash, err := repo.resolve(rev)
+	named, err := repo.resolve(rev)
 	if err != nil {
 		return nil, err
 	}
+	hash := named.commit
 	c, err := repo.commit(hash)
 	if err != nil {
 		return nil, err
 	}
-	s := &Source{repo: repo, layout: l}
+	s := &Source{repo: repo, layout: l, ref: named.ref, object: named.object}
 	if s.history, err = repo.ancestors(hash); err != nil {
 		return nil, err
 	}
 	s.commit = snapshot.Commit{Hash: hash.String(), Time: c.Committer.When.UTC(), Sequence: uint64(len(s.history))}
-	if s.tree, err = s.enter(c.TreeHash); err != nil {
+	if s.tree, err = s.enter(c.TreeHash, l.sub); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// enter finds the mesh repository's folder in the commit.
-func (s *Source) enter(top plumbing.Hash) (plumbing.Hash, error) {
-	if s.layout.sub == "." {
+// enter finds a folder below another.
+func (s *Source) enter(top plumbing.Hash, folder string) (plumbing.Hash, error) {
+	if folder == "." {
 		return top, nil
 	}
-	e, err := (&tree{repo: s.repo, root: top}).find(s.layout.sub)
+	e, err := (&tree{repo: s.repo, root: top}).find(folder)
 	if err == nil && e.kind != fs.ModeDir {
 		err = errors.New("it is not a folder")
 	}
 	if err != nil {
-		return plumbing.ZeroHash, fmt.Errorf("commit %s: the folder %s: %w", s.commit.Hash, s.layout.sub, err)
+		return plumbing.ZeroHash, fmt.Errorf("commit %s: the folder %s: %w", s.commit.Hash, folder, err)
 	}
 	return e.hash, nil
+}
+
+// Sub is the source with the mesh repository in a folder of what s reads, a
+// slash-separated path.
+func (s *Source) Sub(folder string) (*Source, error) {
+	if !fs.ValidPath(folder) {
+		return nil, fmt.Errorf("the folder %q: give a path below the repository's top, such as mesh or config/mesh", folder)
+	}
+	below := *s
+	below.layout.sub = path.Join(s.layout.sub, folder)
+	var err error
+	below.tree, err = s.enter(s.tree, folder)
+	return &below, err
+}
+
+// Tag is the full name of the tag that the source was opened by, and the hash
+// of the object that it points to: of the annotated tag, or of the commit.
+// Both are empty where it was opened by something else.
+func (s *Source) Tag() (ref, object string) {
+	if !strings.HasPrefix(s.ref, "refs/tags/") {
+		return "", ""
+	}
+	return s.ref, s.object.String()
 }
 
 // Resolve returns the hash of the commit that rev names: "" or HEAD, a full or
@@ -93,11 +124,11 @@ func Resolve(dir, rev string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	hash, err := repo.resolve(rev)
+	named, err := repo.resolve(rev)
 	if err != nil {
 		return "", err
 	}
-	return hash.String(), nil
+	return named.commit.String(), nil
 }
 
 func open(dir string) (layout, *repository, error) {
