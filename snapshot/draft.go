@@ -115,6 +115,9 @@ func (d *Draft) toSign(opts SignOptions) (envelope, error) {
 	st.Issued = seconds(opts.Now)
 	st.Expires = st.Issued.Add(d.content.Mesh.StatementLifetime)
 	st.Previous = opts.Previous
+	if !opts.Keys.IsZero() {
+		st.Keys = opts.Keys
+	}
 	if err := st.check(); err != nil {
 		return envelope{}, err
 	}

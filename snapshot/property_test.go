@@ -129,7 +129,7 @@ func TestParseIsTheInverseOfBytes(t *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		if !bytes.Equal(again.Bytes(), d.Bytes()) || again.Root() != d.Root() || again.Statement() != d.Statement() {
+		if !bytes.Equal(again.Bytes(), d.Bytes()) || again.Root() != d.Root() || !cmp.Equal(again.Statement(), d.Statement()) {
 			rt.Fatal("it came back otherwise")
 		}
 		if diff := cmp.Diff(c.sorted(), again.content, sameContent); diff != "" {

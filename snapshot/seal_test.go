@@ -22,7 +22,7 @@ func TestSeal(t *testing.T) {
 		if diff := cmp.Diff(p, got.Proxy(), sameContent); diff != "" {
 			t.Errorf("(-snapshot +seal):\n%s", diff)
 		}
-		if got.Statement() != s.Statement() || !cmp.Equal(got.KeyIDs(), s.KeyIDs()) || !cmp.Equal(got.High(), s.High()) {
+		if !cmp.Equal(got.Statement(), s.Statement()) || !cmp.Equal(got.KeyIDs(), s.KeyIDs()) {
 			t.Error("the seal tells otherwise than the snapshot")
 		}
 		for _, e := range p.Entries {

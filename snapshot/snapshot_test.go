@@ -39,7 +39,7 @@ func TestBuildSignOpen(t *testing.T) {
 				CommitTime: testCommit.Time, Sequence: 7, TreeSize: 8,
 				Issued: now, Expires: now.Add(24 * time.Hour),
 			}
-			if st != want {
+			if !cmp.Equal(st, want) {
 				t.Errorf("statement (-want +got):\n%s", cmp.Diff(want, st))
 			}
 			if diff := cmp.Diff([]string{k.Public().ID()}, s.KeyIDs()); diff != "" {

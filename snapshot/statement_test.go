@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // statementText is a signed statement's JSON.
@@ -170,7 +172,7 @@ func TestSigningAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if two.Statement() != one.Statement() || len(two.SignedBy()) != 2 {
+	if !cmp.Equal(two.Statement(), one.Statement()) || len(two.SignedBy()) != 2 {
 		t.Errorf("co-signed: %+v by %v", two.Statement(), two.SignedBy())
 	}
 	// In whatever order, the bytes are the same.

@@ -16,9 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func openStore(t *testing.T, dir string) *Store {
+func openStore(t *testing.T, dir string, configured Trust) *Store {
 	t.Helper()
-	s, err := OpenStore(dir)
+	s, err := OpenStore(dir, configured)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,67 +26,74 @@ func openStore(t *testing.T, dir string) *Store {
 	return s
 }
 
-func reopen(t *testing.T, s *Store) *Store {
+func reopen(t *testing.T, s *Store, configured Trust) *Store {
 	t.Helper()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return openStore(t, s.dir)
+	return openStore(t, s.dir, configured)
+}
+
+// load is Load, with the highest adopted as it stands then.
+func load(s *Store, now time.Time) (*Snapshot, High, error) {
+	snap, err := s.Load(now)
+	return snap, s.Record().High(), err
 }
 
 func TestStoreKeepsWhatWasAdopted(t *testing.T) {
 	k := newKey(t, Ed25519)
 	tr := trust(t, 1, k)
-	s := openStore(t, filepath.Join(t.TempDir(), "state"))
-	if snap, high, err := s.Load(tr, now); snap != nil || !high.IsZero() || err != nil {
+	s := openStore(t, filepath.Join(t.TempDir(), "state"), tr)
+	if snap, high, err := load(s, now); snap != nil || !high.IsZero() || err != nil {
 		t.Fatalf("an empty store has %v %v %v", snap, high, err)
 	}
 	first := shopAt(t, k, 7, "", now)
-	if err := s.Adopt(first); err != nil {
+	if err := s.Adopt(first, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Adopt(first); err != nil {
+	if err := s.Adopt(first, nil); err != nil {
 		t.Errorf("once more: %v", err)
 	}
-	s = reopen(t, s)
-	snap, high, err := s.Load(tr, now)
+	s = reopen(t, s, tr)
+	snap, high, err := load(s, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(snap.Bytes(), first.Bytes()) || !cmp.Equal(high, first.High()) {
+	if !bytes.Equal(snap.Bytes(), first.Bytes()) || !cmp.Equal(high, first.statement.high()) {
 		t.Errorf("came back as %s, %+v", snap.Root(), high)
 	}
 	second := shopAt(t, k, 9, "more", now)
-	if err := s.Adopt(second); err != nil {
+	if err := s.Adopt(second, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, restarted := range []bool{false, true} {
 		if restarted {
-			s = reopen(t, s)
+			s = reopen(t, s, tr)
 		}
-		wantCode(t, s.Adopt(first), "ROLLBACK")
-		wantCode(t, s.Adopt(shopAt(t, k, 8, "", now.Add(time.Hour))), "ROLLBACK")
-		wantCode(t, s.Adopt(shopAt(t, k, 9, "fork", now)), "FORK")
-		wantCode(t, s.Adopt(&Snapshot{}), "SIGNATURE_MISSING")
+		wantCode(t, s.Adopt(first, nil), "ROLLBACK")
+		wantCode(t, s.Adopt(shopAt(t, k, 8, "", now.Add(time.Hour)), nil), "ROLLBACK")
+		wantCode(t, s.Adopt(shopAt(t, k, 9, "fork", now), nil), "FORK")
+		wantCode(t, s.Adopt(&Snapshot{}, nil), "SIGNATURE_MISSING")
 	}
-	snap, _, err = s.Load(tr, now)
+	snap, err = s.Load(now)
 	if err != nil || snap.Root() != second.Root() {
 		t.Errorf("a refused snapshot took the place of the one in force: %v", err)
 	}
 	renewed := shopAt(t, k, 9, "more", now.Add(time.Hour))
-	if err := s.Adopt(renewed); err != nil {
+	if err := s.Adopt(renewed, nil); err != nil {
 		t.Fatal(err)
 	}
-	snap, high, err = reopen(t, s).Load(tr, now.Add(time.Hour))
-	if err != nil || snap.Statement() != renewed.Statement() || !high.Issued.Equal(now.Add(time.Hour)) {
+	snap, high, err = load(reopen(t, s, tr), now.Add(time.Hour))
+	if err != nil || !cmp.Equal(snap.Statement(), renewed.Statement()) || !high.Issued.Equal(now.Add(time.Hour)) {
 		t.Errorf("the renewal did not come back: %v", err)
 	}
 }
 
 func TestStoreOfAnotherMesh(t *testing.T) {
 	k := newKey(t, Ed25519)
-	s := openStore(t, t.TempDir())
-	if err := s.Adopt(shopAt(t, k, 7, "", now)); err != nil {
+	tr := trust(t, 1, k)
+	s := openStore(t, t.TempDir(), tr)
+	if err := s.Adopt(shopAt(t, k, 7, "", now), nil); err != nil {
 		t.Fatal(err)
 	}
 	c := shop(t)
@@ -97,23 +104,23 @@ func TestStoreOfAnotherMesh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, s.Adopt(other), "MESH_MISMATCH")
+	wantCode(t, s.Adopt(other, nil), "MESH_MISMATCH")
 }
 
 // Only the time stands against it: the snapshot comes with the reason.
 func TestStoreReturnsTheExpired(t *testing.T) {
 	k := newKey(t, Ed25519)
 	tr := trust(t, 1, k)
-	s := openStore(t, t.TempDir())
-	if err := s.Adopt(shopAt(t, k, 7, "", now)); err != nil {
+	s := openStore(t, t.TempDir(), tr)
+	if err := s.Adopt(shopAt(t, k, 7, "", now), nil); err != nil {
 		t.Fatal(err)
 	}
 	for when, code := range map[time.Time]string{
 		now.Add(DefaultStatementLifetime): "STATEMENT_EXPIRED",
 		now.Add(-time.Hour):               "STATEMENT_NOT_YET_VALID",
 	} {
-		s = reopen(t, s)
-		snap, high, err := s.Load(tr, when)
+		s = reopen(t, s, tr)
+		snap, high, err := load(s, when)
 		wantCode(t, err, code)
 		if snap == nil || high.Sequence != 7 {
 			t.Error("the snapshot did not come with the error")
@@ -122,19 +129,19 @@ func TestStoreReturnsTheExpired(t *testing.T) {
 }
 
 func TestSecondProcessIsRefused(t *testing.T) {
-	dir := t.TempDir()
-	s := openStore(t, dir)
-	_, err := OpenStore(dir)
+	dir, tr := t.TempDir(), trust(t, 1, newKey(t, Ed25519))
+	s := openStore(t, dir, tr)
+	_, err := OpenStore(dir, tr)
 	wantCode(t, err, "STORE_LOCKED")
 	if err := errors.Join(s.Close(), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := OpenStore(dir); err != nil {
+	if s, err := OpenStore(dir, tr); err != nil {
 		t.Error(err)
 	} else if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := s.Adopt(shopAt(t, newKey(t, Ed25519), 7, "", now)); err == nil {
+	if err := s.Adopt(shopAt(t, newKey(t, Ed25519), 7, "", now), nil); err == nil {
 		t.Error("a closed store adopts")
 	}
 }
@@ -142,9 +149,9 @@ func TestSecondProcessIsRefused(t *testing.T) {
 func TestEditedOnDiskIsNoticedAtTheNextStart(t *testing.T) {
 	k := newKey(t, Ed25519)
 	tr := trust(t, 1, k)
-	s := openStore(t, t.TempDir())
+	s := openStore(t, t.TempDir(), tr)
 	first, second := shopAt(t, k, 7, "", now), shopAt(t, k, 8, "more", now)
-	if err := errors.Join(s.Adopt(first), s.Adopt(second)); err != nil {
+	if err := errors.Join(s.Adopt(first, nil), s.Adopt(second, nil)); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(s.dir, snapshotFile)
@@ -172,18 +179,18 @@ func TestEditedOnDiskIsNoticedAtTheNextStart(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
-			again := openStore(t, s.dir)
-			snap, high, err := again.Load(tr, now)
+			again := openStore(t, s.dir, tr)
+			snap, high, err := load(again, now)
 			wantCode(t, err, test.code)
 			if snap != nil || high.Sequence != 8 {
 				t.Errorf("%v, %+v", snap, high)
 			}
 			// The source brings the right one again.
-			wantCode(t, again.Adopt(first), "ROLLBACK")
-			if err := again.Adopt(second); err != nil {
+			wantCode(t, again.Adopt(first, nil), "ROLLBACK")
+			if err := again.Adopt(second, nil); err != nil {
 				t.Error(err)
 			}
-			if snap, _, err := again.Load(tr, now); err != nil || snap.Root() != second.Root() {
+			if snap, err := again.Load(now); err != nil || snap.Root() != second.Root() {
 				t.Error("it was not put back", err)
 			}
 			if err := again.Close(); err != nil {
@@ -195,14 +202,15 @@ func TestEditedOnDiskIsNoticedAtTheNextStart(t *testing.T) {
 
 func TestRecordThatCannotBeReadIsNotForgotten(t *testing.T) {
 	k := newKey(t, Ed25519)
-	s := openStore(t, t.TempDir())
-	if err := s.Adopt(shopAt(t, k, 7, "", now)); err != nil {
+	tr := trust(t, 1, k)
+	s := openStore(t, t.TempDir(), tr)
+	if err := s.Adopt(shopAt(t, k, 7, "", now), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(s.dir, highFile)
+	file := filepath.Join(s.dir, recordFile)
 	good, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -213,19 +221,19 @@ func TestRecordThatCannotBeReadIsNotForgotten(t *testing.T) {
 		"duplicate":      strings.Replace(string(good), `"sequence":7`, `"sequence":7,"sequence":7`, 1),
 		"no issue":       strings.Replace(string(good), `"issued":"2031-05-04T03:02:01Z"`, `"issued":""`, 1),
 		"year 1":         strings.Replace(string(good), `2031-`, `0001-`, 1),
-		"too much of it": strings.Repeat(" ", maxHigh+1),
+		"too much of it": strings.Repeat(" ", maxRecord+1),
 	} {
 		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenStore(s.dir); Code(err) != "STORE_MALFORMED" && Code(err) != "FILE_TOO_LARGE" {
+		if _, err := OpenStore(s.dir, tr); Code(err) != "STORE_MALFORMED" && Code(err) != "FILE_TOO_LARGE" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if err := os.WriteFile(file, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, high, err := openStore(t, s.dir).Load(trust(t, 1, k), now); err != nil || high.Sequence != 7 {
+	if _, high, err := load(openStore(t, s.dir, tr), now); err != nil || high.Sequence != 7 {
 		t.Error(high, err)
 	}
 }
@@ -234,19 +242,19 @@ func TestRecordThatCannotBeReadIsNotForgotten(t *testing.T) {
 // record holds, and the same content signed by the new key is taken.
 func TestKeysChangedBetweenStarts(t *testing.T) {
 	a, b := newKey(t, Ed25519), newKey(t, Ed25519)
-	s := openStore(t, t.TempDir())
+	s := openStore(t, t.TempDir(), trust(t, 1, a))
 	first := shopAt(t, a, 7, "", now)
-	if err := s.Adopt(first); err != nil {
+	if err := s.Adopt(first, nil); err != nil {
 		t.Fatal(err)
 	}
-	s = reopen(t, s)
-	snap, high, err := s.Load(trust(t, 1, b), now)
+	s = reopen(t, s, trust(t, 1, b))
+	snap, high, err := load(s, now)
 	wantCode(t, err, "SIGNATURE_UNTRUSTED")
-	if snap != nil || high.Sequence != 7 || !strings.Contains(err.Error(), a.Public().ID()) {
+	if snap != nil || high.Sequence != 7 || !strings.Contains(err.Error(), "other keys") {
 		t.Error(snap, high, err)
 	}
-	wantCode(t, s.Adopt(shopAt(t, b, 6, "", now)), "ROLLBACK")
-	if err := s.Adopt(shopAt(t, b, 7, "", now)); err != nil {
+	wantCode(t, s.Adopt(shopAt(t, b, 6, "", now), nil), "ROLLBACK")
+	if err := s.Adopt(shopAt(t, b, 7, "", now), nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -258,7 +266,7 @@ func TestCrashWhileAdopting(t *testing.T) {
 	tr := trust(t, 1, k)
 	first, second := shopAt(t, k, 7, "", now), shopAt(t, k, 8, "more", now)
 	data := second.Bytes()
-	high, err := second.High().encode()
+	high, err := adopted(t, tr, second).Bytes()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,15 +276,15 @@ func TestCrashWhileAdopting(t *testing.T) {
 	}{
 		"half of the snapshot":         {map[string][]byte{snapshotFile + newSuffix: data[:100]}, 7},
 		"the snapshot":                 {map[string][]byte{snapshotFile + newSuffix: data}, 7},
-		"half of the record":           {map[string][]byte{snapshotFile + newSuffix: data, highFile + newSuffix: high[:9]}, 7},
-		"both":                         {map[string][]byte{snapshotFile + newSuffix: data, highFile + newSuffix: high}, 7},
-		"the snapshot renamed":         {map[string][]byte{snapshotFile: data, highFile + newSuffix: high}, 8},
-		"both renamed":                 {map[string][]byte{snapshotFile: data, highFile: high}, 8},
-		"the snapshot, no record left": {map[string][]byte{snapshotFile: data, highFile: nil}, 8},
+		"half of the record":           {map[string][]byte{snapshotFile + newSuffix: data, recordFile + newSuffix: high[:9]}, 7},
+		"both":                         {map[string][]byte{snapshotFile + newSuffix: data, recordFile + newSuffix: high}, 7},
+		"the snapshot renamed":         {map[string][]byte{snapshotFile: data, recordFile + newSuffix: high}, 8},
+		"both renamed":                 {map[string][]byte{snapshotFile: data, recordFile: high}, 8},
+		"the snapshot, no record left": {map[string][]byte{snapshotFile: data, recordFile: nil}, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := openStore(t, t.TempDir())
-			if err := errors.Join(s.Adopt(first), s.Close()); err != nil {
+			s := openStore(t, t.TempDir(), tr)
+			if err := errors.Join(s.Adopt(first, nil), s.Close()); err != nil {
 				t.Fatal(err)
 			}
 			for file, content := range test.files {
@@ -289,8 +297,8 @@ func TestCrashWhileAdopting(t *testing.T) {
 				}
 			}
 			for range 2 { // the second time, what the first one mended
-				s = openStore(t, s.dir)
-				snap, high, err := s.Load(tr, now)
+				s = openStore(t, s.dir, tr)
+				snap, high, err := load(s, now)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -305,7 +313,7 @@ func TestCrashWhileAdopting(t *testing.T) {
 			if err != nil || len(left) > 0 {
 				t.Errorf("left over: %v %v", left, err)
 			}
-			if err := openStore(t, s.dir).Adopt(second); err != nil {
+			if err := openStore(t, s.dir, tr).Adopt(second, nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -317,26 +325,26 @@ func TestDiskThatCannotBeWritten(t *testing.T) {
 	k := newKey(t, Ed25519)
 	tr := trust(t, 1, k)
 	first, second := shopAt(t, k, 7, "", now), shopAt(t, k, 8, "more", now)
-	for _, blocked := range []string{snapshotFile, highFile} {
-		s := openStore(t, t.TempDir())
-		if err := s.Adopt(first); err != nil {
+	for _, blocked := range []string{snapshotFile, recordFile} {
+		s := openStore(t, t.TempDir(), tr)
+		if err := s.Adopt(first, nil); err != nil {
 			t.Fatal(err)
 		}
 		// A folder where the new file should go stands for a disk that fails.
 		if err := os.Mkdir(s.path(blocked+newSuffix), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Adopt(second); err == nil {
+		if err := s.Adopt(second, nil); err == nil {
 			t.Fatal("adopted without having written")
 		}
-		if s.high.Sequence != 7 || s.current.Root() != first.Root() {
+		if s.record.high.Sequence != 7 || s.current.Root() != first.Root() {
 			t.Error("a failed adoption is in force")
 		}
-		s = reopen(t, s)
-		if snap, high, err := s.Load(tr, now); err != nil || snap.Root() != first.Root() || high.Sequence != 7 {
+		s = reopen(t, s, tr)
+		if snap, high, err := load(s, now); err != nil || snap.Root() != first.Root() || high.Sequence != 7 {
 			t.Error("after the restart:", high, err)
 		}
-		if err := s.Adopt(second); err != nil {
+		if err := s.Adopt(second, nil); err != nil {
 			t.Error(err)
 		}
 	}
@@ -365,9 +373,9 @@ func adoptForever(dir string) {
 	fail(err)
 	tr, err := NewTrust([]PublicKey{k.Public()}, 1)
 	fail(err)
-	s, err := OpenStore(filepath.Join(dir, "state"))
+	s, err := OpenStore(filepath.Join(dir, "state"), tr)
 	fail(err)
-	_, high, err := s.Load(tr, now)
+	_, high, err := load(s, now)
 	fail(err)
 	data, err := os.ReadFile(filepath.Join(dir, "content"))
 	fail(err)
@@ -380,7 +388,7 @@ func adoptForever(dir string) {
 		fail(err)
 		snap, err := next.Verify(tr, now)
 		fail(err)
-		fail(s.Adopt(snap))
+		fail(s.Adopt(snap, nil))
 		fmt.Println(n)
 	}
 }
@@ -421,8 +429,8 @@ func TestKill9(t *testing.T) {
 		if err := cmd.Wait(); err == nil {
 			t.Fatal("it ended by itself")
 		}
-		s := openStore(t, filepath.Join(dir, "state"))
-		snap, high, err := s.Load(trust(t, 1, k), now)
+		s := openStore(t, filepath.Join(dir, "state"), trust(t, 1, k))
+		snap, high, err := load(s, now)
 		if err != nil {
 			t.Fatal(err)
 		}

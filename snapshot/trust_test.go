@@ -50,8 +50,15 @@ func TestZeroValuesVerifyNothing(t *testing.T) {
 	wantCode(t, err, "SIGNATURE_MISSING")
 	wantCode(t, (&Snapshot{}).ValidAt(now), "SIGNATURE_MISSING")
 	wantCode(t, (*Snapshot)(nil).ValidAt(now), "SIGNATURE_MISSING")
-	wantCode(t, Successor(nil, High{}, &Snapshot{}), "SIGNATURE_MISSING")
-	wantCode(t, Successor(nil, High{}, nil), "SIGNATURE_MISSING")
+	for _, nothing := range []Verified{nil, &Snapshot{}, (*Snapshot)(nil), &Sealed{}, (*Sealed)(nil)} {
+		_, err = NewRecord(trust(t, 1, k)).Next(nothing, nil)
+		wantCode(t, err, "SIGNATURE_MISSING")
+	}
+	_, err = Record{}.Next(shopAt(t, k, 7, "", now), nil)
+	wantCode(t, err, "TRUST_INVALID")
+	if _, err = (Record{}).Bytes(); Code(err) != "STORE_MALFORMED" {
+		t.Error("the zero record is written", err)
+	}
 	wantCode(t, (&Sealed{}).ValidAt(now), "SIGNATURE_MISSING")
 	if _, ok := (&Snapshot{}).Proxy("web"); ok {
 		t.Error("the zero snapshot has a proxy")
