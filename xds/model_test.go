@@ -198,7 +198,7 @@ func (m *model) advance() {
 		typ := snapshot.TypeURL(r.GetTypeUrl())
 		set := m.stream.caller.proxy.delta(typ)
 		for _, res := range r.GetResources() {
-			own := set.byName[res.GetName()]
+			own := set.get(res.GetName())
 			if own == nil || !bytes.Equal(own.body, res.GetResource().GetValue()) {
 				m.t.Fatalf("sent %s %q, which the proxy does not have", typ, res.GetName())
 			}
@@ -207,7 +207,7 @@ func (m *model) advance() {
 			}
 		}
 		for _, name := range r.GetRemovedResources() {
-			if set.byName[name] != nil {
+			if set.get(name) != nil {
 				m.t.Fatalf("removed %s %q, which the proxy has", typ, name)
 			}
 		}
@@ -231,7 +231,7 @@ func (m *model) answer(typ snapshot.TypeURL, accept bool) bool {
 	set := m.stream.caller.proxy.delta(typ)
 	for _, res := range r.GetResources() {
 		if !accept {
-			if own := set.byName[res.GetName()]; own != nil && own.version == res.GetVersion() && !snapshot.IsCarrier(own.name) {
+			if own := set.get(res.GetName()); own != nil && own.version == res.GetVersion() && !snapshot.IsCarrier(own.name) {
 				m.rejected[string(typ)+res.GetName()+res.GetVersion()] = true
 			}
 			if rapid.Bool().Draw(m.t, "rejected entirely") {

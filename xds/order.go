@@ -56,23 +56,23 @@ func (st *stream) plan(sub *subscription) plan {
 }
 
 // removals are the names that the client is told do not exist.
-func (st *stream) removals(sub *subscription, set resourceSet) []string {
+func (st *stream) removals(sub *subscription, set *resourceSet) []string {
 	gone := map[string]struct{}{}
 	for name := range sub.names {
 		_, again := sub.resend[name]
-		if e := sub.entries[name]; set.byName[name] == nil && (e == nil || e.version == "" && again) {
+		if e := sub.entries[name]; set.get(name) == nil && (e == nil || e.version == "" && again) {
 			gone[name] = struct{}{}
 		}
 	}
 	for name := range sub.resend {
 		// Unsubscribed by name, and the wildcard does not have it either.
-		if sub.all && !sub.named(name) && set.byName[name] == nil {
+		if sub.all && !sub.named(name) && set.get(name) == nil {
 			gone[name] = struct{}{}
 		}
 	}
 	for name, e := range sub.entries {
 		rejected := e.version == "" && e.state == stateNacked && e.refused != st.view.root
-		if (e.version != "" || rejected) && set.byName[name] == nil && st.removable(sub, name) {
+		if (e.version != "" || rejected) && set.get(name) == nil && st.removable(sub, name) {
 			gone[name] = struct{}{}
 		}
 	}
@@ -115,7 +115,7 @@ func (st *stream) inUse(cluster string) bool {
 		}
 		set := st.caller.proxy.delta(t)
 		for name, e := range sub.entries {
-			if t == snapshot.ClusterType && set.byName[name] == nil {
+			if t == snapshot.ClusterType && set.get(name) == nil {
 				continue // goes as well
 			}
 			if !isCarrier(t, name) && !sub.current(name, set) && e.mayUse(cluster) {
@@ -159,8 +159,8 @@ func (st *stream) hold(r *resource) *Hold {
 	return worst
 }
 
-func (sub *subscription) hold(r *resource, cluster string, set resourceSet) *Hold {
-	c := set.byName[cluster]
+func (sub *subscription) hold(r *resource, cluster string, set *resourceSet) *Hold {
+	c := set.get(cluster)
 	if c == nil || !sub.wants(cluster) || sub.current(cluster, set) {
 		return nil
 	}

@@ -91,7 +91,7 @@ func (ss *session) remember(updates []*resource, n *Nack) {
 		blamed[name] = struct{}{}
 	}
 	for _, r := range updates {
-		now := p.set(r.typ).byName[r.name]
+		now := p.set(r.typ).get(r.name)
 		if _, ok := blamed[r.name]; !ok || now == nil || now.version != r.version {
 			continue
 		}
@@ -114,7 +114,7 @@ func (ss *session) rejected(r *resource) bool {
 func (p *proxyState) forget(now *proxyView) {
 	for key, rejection := range p.rejections {
 		if now != nil {
-			if r := now.set(key.typ).byName[key.name]; r != nil && r.version == rejection.Version {
+			if r := now.set(key.typ).get(key.name); r != nil && r.version == rejection.Version {
 				continue
 			}
 		}

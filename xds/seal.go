@@ -31,7 +31,7 @@ func (st *stream) seal() State {
 	sub, set := st.subs[snapshot.ClusterType], st.caller.proxy.delta(snapshot.ClusterType)
 	state := Synced
 	for _, name := range []string{snapshot.StatementCluster, snapshot.SealCluster} {
-		e, c := sub.entries[name], set.byName[name]
+		e, c := sub.entries[name], set.get(name)
 		switch {
 		case e == nil || e.version != c.version:
 			return ""

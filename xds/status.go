@@ -170,7 +170,7 @@ func (st *stream) status() StreamStatus {
 	return s
 }
 
-func (sub *subscription) status(root string, set resourceSet) TypeStatus {
+func (sub *subscription) status(root string, set *resourceSet) TypeStatus {
 	s := TypeStatus{Type: sub.typ, State: Synced, Outstanding: len(sub.outstanding)}
 	rejected := len(sub.withheld) > 0
 	for name, e := range sub.entries {

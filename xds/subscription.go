@@ -94,7 +94,7 @@ func (sub *subscription) named(name string) bool {
 
 // subscribe takes over what a request adds to and removes from the
 // subscription.
-func (sub *subscription) subscribe(req *discoveryv3.DeltaDiscoveryRequest, set resourceSet) error {
+func (sub *subscription) subscribe(req *discoveryv3.DeltaDiscoveryRequest, set *resourceSet) error {
 	firstRequest := !sub.requested
 	sub.requested = true
 	if firstRequest && len(req.GetResourceNamesSubscribe()) == 0 && hasWildcard(sub.typ) {
@@ -120,7 +120,7 @@ func (sub *subscription) subscribe(req *discoveryv3.DeltaDiscoveryRequest, set r
 
 // add subscribes to a name. A client that names a resource again may have lost
 // it, so it is sent again.
-func (sub *subscription) add(name string, set resourceSet) error {
+func (sub *subscription) add(name string, set *resourceSet) error {
 	if name == "" || len(name) > maxName {
 		return refusal(codes.InvalidArgument, "a resource name has to have 1 to %d bytes, this one has %d", maxName, len(name))
 	}
@@ -168,13 +168,13 @@ func (sub *subscription) drop(name string) {
 // claim takes over what a client that comes back says it holds. A version that
 // is this server's own counts as acknowledged, so it is not sent; that is all
 // that a lie can bring about. Any other is replaced or removed.
-func (sub *subscription) claim(versions map[string]string, set resourceSet) error {
+func (sub *subscription) claim(versions map[string]string, set *resourceSet) error {
 	foreign := 0
 	for name, version := range versions {
 		if !sub.wants(name) || name == "" || len(name) > maxName {
 			continue
 		}
-		if r := set.byName[name]; r != nil && r.version == version {
+		if r := set.get(name); r != nil && r.version == version {
 			sub.entries[r.name] = &entry{version: r.version, state: stateAcked, may: []*resource{r}}
 			continue
 		}
@@ -220,8 +220,8 @@ func (sub *subscription) entry(name string) *entry {
 
 // current reports whether the client has acknowledged what the set says about
 // the name.
-func (sub *subscription) current(name string, set resourceSet) bool {
-	e, r := sub.entries[name], set.byName[name]
+func (sub *subscription) current(name string, set *resourceSet) bool {
+	e, r := sub.entries[name], set.get(name)
 	if e == nil {
 		return r == nil || !sub.wants(name)
 	}
@@ -233,7 +233,7 @@ func (sub *subscription) current(name string, set resourceSet) bool {
 }
 
 // pending are the names in which the client and the set differ or may differ.
-func (sub *subscription) pending(set resourceSet) []string {
+func (sub *subscription) pending(set *resourceSet) []string {
 	var list []string
 	for name := range sub.entries {
 		if !sub.current(name, set) {

@@ -37,16 +37,10 @@ type view struct {
 type proxyView struct {
 	name string
 	id   spiffeid.ID
-	sets map[snapshot.TypeURL]resourceSet
+	sets map[snapshot.TypeURL]*resourceSet
 	// sealed is the clusters with the carriers of the proxy's seal before them.
 	// It is made when the first delta stream asks.
-	sealed func() (resourceSet, error)
-}
-
-// resourceSet is the resources of one type, in both orders they are asked for.
-type resourceSet struct {
-	list   []*resource // by name
-	byName map[string]*resource
+	sealed func() (*resourceSet, error)
 }
 
 type resourceKey struct {
@@ -82,7 +76,7 @@ func newView(snap content, old *view) *view {
 		known = old.shared
 	}
 	for _, p := range proxies {
-		pv := &proxyView{name: p.Name, id: p.ID, sets: map[snapshot.TypeURL]resourceSet{}}
+		pv := &proxyView{name: p.Name, id: p.ID, sets: map[snapshot.TypeURL]*resourceSet{}}
 		for _, e := range p.Entries {
 			if r := v.resource(snap, resourceKey{e.Type, e.Name, e.Hash}, known); r != nil {
 				pv.add(r)
@@ -91,7 +85,7 @@ func newView(snap content, old *view) *view {
 		for _, set := range pv.sets {
 			slices.SortFunc(set.list, byName)
 		}
-		pv.sealed = sync.OnceValues(func() (resourceSet, error) { return pv.seal(snap) })
+		pv.sealed = sync.OnceValues(func() (*resourceSet, error) { return pv.seal(snap) })
 		v.proxies[p.Name] = pv
 		v.byID[p.ID] = pv
 	}
@@ -118,21 +112,28 @@ func (v *view) resource(snap content, key resourceKey, known map[resourceKey]*re
 
 func (p *proxyView) add(r *resource) {
 	set := p.sets[r.typ]
-	if set.byName == nil {
-		set.byName = map[string]*resource{}
+	if set == nil {
+		set = new(resourceSet)
+		p.sets[r.typ] = set
 	}
 	set.list = append(set.list, r)
-	set.byName[r.name] = r
-	p.sets[r.typ] = set
 }
 
 // set is the resources of a type; it is empty for a type that no snapshot
 // holds.
-func (p *proxyView) set(t snapshot.TypeURL) resourceSet { return p.sets[t] }
+func (p *proxyView) set(t snapshot.TypeURL) *resourceSet {
+	if set := p.sets[t]; set != nil {
+		return set
+	}
+	return noResources
+}
+
+// noResources is the set of whatever a proxy has nothing of.
+var noResources = new(resourceSet)
 
 // delta is set as a delta stream is served it: carriers are before the
 // clusters. A stream has looked at sealed before, so there is no error left.
-func (p *proxyView) delta(t snapshot.TypeURL) resourceSet {
+func (p *proxyView) delta(t snapshot.TypeURL) *resourceSet {
 	if t != snapshot.ClusterType {
 		return p.set(t)
 	}
@@ -140,26 +141,20 @@ func (p *proxyView) delta(t snapshot.TypeURL) resourceSet {
 	return set
 }
 
-func (p *proxyView) seal(snap content) (resourceSet, error) {
+func (p *proxyView) seal(snap content) (*resourceSet, error) {
 	seal, err := snap.Seal(p.name)
 	if err != nil {
-		return resourceSet{}, err
+		return nil, err
 	}
 	carriers, err := seal.Carriers()
 	if err != nil {
-		return resourceSet{}, err
+		return nil, err
 	}
-	clusters := p.set(snapshot.ClusterType)
-	sealed := resourceSet{byName: maps.Clone(clusters.byName)}
-	if sealed.byName == nil {
-		sealed.byName = map[string]*resource{}
-	}
+	sealed := &resourceSet{carriers: len(carriers)}
 	for _, c := range carriers {
-		r := newCarrier(c)
-		sealed.list = append(sealed.list, r)
-		sealed.byName[r.name] = r
+		sealed.list = append(sealed.list, newCarrier(c))
 	}
-	sealed.list = append(sealed.list, clusters.list...)
+	sealed.list = append(sealed.list, p.set(snapshot.ClusterType).list...)
 	return sealed, nil
 }
 

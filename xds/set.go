@@ -1,0 +1,110 @@
+package xds
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"weak"
+
+	"meshseal/snapshot"
+)
+
+// resourceSet is the resources of one type that a proxy has in a snapshot. It
+// is immutable but for what it remembers of other sets, and it is what streams
+// share: a client that has taken all of a set costs one pointer to it. Views
+// share it as long as nothing of it changes.
+type resourceSet struct {
+	// list has the carriers first, if the set is a delta stream's clusters,
+	// then the rest by name.
+	list     []*resource
+	carriers int
+
+	mu sync.Mutex // guards what follows
+	// from remembers in which names the set differs from others, as long as
+	// somebody holds them.
+	from map[weak.Pointer[resourceSet]][]string
+}
+
+// get is the resource of a name, or nil.
+func (s *resourceSet) get(name string) *resource {
+	rest := s.list[s.carriers:]
+	i, ok := slices.BinarySearchFunc(rest, name, func(r *resource, name string) int { return cmp.Compare(r.name, name) })
+	if ok {
+		return rest[i]
+	}
+	if strings.HasPrefix(name, snapshot.ReservedPrefix) {
+		for _, r := range s.list[:s.carriers] {
+			if r.name == name {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+// differs lists the names in which s differs from another set. Streams that go
+// from the same set to s, one after the other, have it worked out once.
+func (s *resourceSet) differs(from *resourceSet) []string {
+	if s == from {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := weak.Make(from)
+	if names, ok := s.from[key]; ok {
+		return names
+	}
+	for k := range s.from {
+		if k.Value() == nil {
+			delete(s.from, k)
+		}
+	}
+	if s.from == nil {
+		s.from = map[weak.Pointer[resourceSet]][]string{}
+	}
+	names := compare(from.list[:from.carriers], s.list[:s.carriers])
+	names = append(names, compare(from.list[from.carriers:], s.list[s.carriers:])...)
+	s.from[key] = names
+	return names
+}
+
+// compare lists the names in which two lists in the same order differ.
+func compare(a, b []*resource) []string {
+	var names []string
+	for len(a) > 0 || len(b) > 0 {
+		switch {
+		case len(a) > 0 && len(b) > 0 && a[0].name == b[0].name:
+			if a[0].version != b[0].version {
+				names = append(names, b[0].name)
+			}
+			a, b = a[1:], b[1:]
+		case len(b) == 0 || len(a) > 0 && before(a[0], b[0]):
+			names = append(names, a[0].name)
+			a = a[1:]
+		default:
+			names = append(names, b[0].name)
+			b = b[1:]
+		}
+	}
+	return names
+}
+
+// before is the order of a set's list.
+func before(a, b *resource) bool {
+	if x, y := carrierRank(a), carrierRank(b); x != y {
+		return x < y
+	}
+	return a.name < b.name
+}
+
+// carrierRank is the place of a carrier, and of everything else.
+func carrierRank(r *resource) int {
+	switch {
+	case !isCarrier(r.typ, r.name):
+		return 2
+	case r.name == snapshot.StatementCluster:
+		return 0
+	}
+	return 1
+}
