@@ -79,7 +79,12 @@ type SignOptions struct {
 	// Keys is the set that the statement declares, so that whoever adopts it
 	// trusts these keys from then on. Zero: a new statement declares none, a
 	// renewed one what the statement before it declared. Enough of these keys,
-	// and enough of those that were trusted before, must sign in the end.
+	// and enough of those that were trusted before, must sign the same
+	// statement: the first with Keys, the others after it without Renew.
+	//
+	// An adopter that was away while the keys changed knows only the old ones.
+	// So every statement, renewed or new, declares the new keys and is signed
+	// by both sets until nobody is left behind; then the old keys go.
 	Keys Trust
 	// Renew makes a new statement with a new expiry, without the signatures
 	// that were there.

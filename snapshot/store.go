@@ -35,6 +35,13 @@ type Store struct {
 // of this process. configured is whose signatures count until a statement
 // declares other keys; see Record for what becomes of it. A record that cannot
 // be read is refused (ErrStore): to go on without it would be to forget it.
+//
+// A server that verifies what others sign configures their keys. One that signs
+// configures its own key, and while it changes that from A to B (signing.key B,
+// signing.retiring A) still A: the state folder may hold what only A has signed.
+// It declares {B} in every statement and signs each with B and A; as long as
+// Trust is not {B}, it renews at once. When the retiring key goes, configured is
+// {B}, which has signed what the folder holds.
 func OpenStore(dir string, configured Trust) (*Store, error) {
 	if configured.IsZero() {
 		return nil, fmt.Errorf("%w: no keys are configured", ErrTrust)
