@@ -11,7 +11,7 @@ govulncheck := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 .PHONY: help build demo test check envoy clean
 
 help:
-	@echo 'make build   bin/meshseal'
+	@echo 'make build   bin/meshseal, and the guard where there is a C compiler'
 	@echo 'make demo    the shop on real Envoys, step by step'
 	@echo 'make test    every test, the ones on a real Envoy too'
 	@echo 'make check   format, vet, staticcheck, race tests, known vulnerabilities, go.mod'
@@ -20,6 +20,7 @@ help:
 
 build:
 	go build -o bin/meshseal ./cmd/meshseal
+	@scripts/guard $(CURDIR)/bin/libmeshseal_guard.so || [ $$? -eq 3 ]
 
 envoy:
 	@scripts/envoy

@@ -10,6 +10,7 @@
 package meshtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -162,6 +163,51 @@ var Binary = sync.OnceValues(func() (string, error) {
 	}
 	return path, nil
 })
+
+// GuardModule is the module with which an Envoy refuses what is not sealed:
+// MESHSEAL_GUARD, else one that is built into the module's bin folder. It is ""
+// where there is no C compiler to build it.
+var GuardModule = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("MESHSEAL_GUARD"); path != "" {
+		_, err := os.Stat(path)
+		return path, err
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(root, "bin", "libmeshseal_guard.so")
+	out, err := exec.Command(filepath.Join(root, "scripts", "guard"), path).CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == noCompiler {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("scripts/guard: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// noCompiler is how scripts/guard exits where there is no C compiler.
+const noCompiler = 3
+
+// GuardFlags are the flags of `meshseal bootstrap` for an Envoy with the guard,
+// which trusts the public key in a file and remembers in record; or those for
+// one without, where the guard cannot be built.
+func GuardFlags(t T, key, record string) []string {
+	t.Helper()
+	module, err := GuardModule()
+	if err != nil {
+		t.Fatalf("no guard: %v", err)
+	}
+	if module == "" {
+		return []string{WithoutGuard}
+	}
+	return []string{"--guard", module, "--key", key, "--guard-record", record}
+}
+
+// WithoutGuard is the flag for an Envoy that believes its xDS server.
+const WithoutGuard = "--without-guard"
 
 // Meshseal returns a command of the meshseal program.
 func Meshseal(t T, args ...string) *exec.Cmd {

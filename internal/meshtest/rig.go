@@ -23,7 +23,10 @@ type Rig struct {
 	Repo   *Repository
 	Host   string // where meshseal listens
 	Server *Server
-	env    []string
+	// Unguarded makes bootstraps without the guard, for what the decision has to
+	// see through by itself.
+	Unguarded bool
+	env       []string
 }
 
 // ServerID is the SPIFFE ID of a Rig's meshseal server.
@@ -96,8 +99,12 @@ func (r *Rig) BootstrapWithSDS(proxy string, svid *SVID, server ...string) (conf
 	if len(server) == 0 {
 		server = []string{"--server", r.Host + ":18000", "--server-id", r.ServerID()}
 	}
+	guard := []string{WithoutGuard}
+	if !r.Unguarded {
+		guard = GuardFlags(r.t, r.path("key.pub"), dir+"/record.json")
+	}
 	text := Run(r.t, Meshseal(r.t, append([]string{"bootstrap", "--snapshot", dir + "/mesh.snapshot", "--proxy", proxy,
-		"--sds", "unix://" + dir + "/sds.sock", "--admin", AdminSocket(dir)}, server...)...))
+		"--sds", "unix://" + dir + "/sds.sock", "--admin", AdminSocket(dir)}, append(guard, server...)...)...))
 	return Write(r.t, dir, "envoy.yaml", text), AdminSocket(dir), sds
 }
 

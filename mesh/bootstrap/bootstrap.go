@@ -47,7 +47,7 @@ const (
 	bundleSecret      = "ROOTCA"
 )
 
-// Config is what New needs. Every field but Authz and MaxConnections is
+// Config is what New needs. Every field but Authz, MaxConnections and Guard is
 // required.
 type Config struct {
 	Mesh  snapshot.Mesh
@@ -67,6 +67,9 @@ type Config struct {
 	// MaxConnections bounds downstream connections; DefaultMaxConnections if
 	// zero.
 	MaxConnections int64
+	// Guard makes the Envoy refuse what is not sealed. Without it (nil) the
+	// Envoy believes whoever answers on its xDS stream.
+	Guard *Guard
 }
 
 // New is the bootstrap of one proxy.
@@ -123,6 +126,14 @@ func New(c Config) (*bootstrapv3.Bootstrap, error) {
 			Name:       "envoy.resource_monitors.global_downstream_max_connections",
 			ConfigType: &overloadv3.ResourceMonitor_TypedConfig{TypedConfig: limit},
 		}}},
+	}
+	if c.Guard != nil {
+		if b.Node.Metadata, err = metadata(); err != nil {
+			return nil, err
+		}
+		if b.DynamicResources.AdsConfig.ConfigValidators, err = c.validators(); err != nil {
+			return nil, fmt.Errorf("guard: %w", err)
+		}
 	}
 	if err := b.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("the bootstrap breaks a rule of Envoy's own: %w", err)

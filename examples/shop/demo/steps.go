@@ -185,7 +185,7 @@ func (w *world) secondControlPlane() {
 		}
 	})
 	w.Logf("edited: %s", edited)
-	w.restart("web", "web", meshtest.PointAt(w, w.bootstrap("web"), socket))
+	w.restart("web", "web", meshtest.PointAt(w, w.unguarded("web"), socket))
 	answer, _ := w.get(page, "")
 	w.compare("GET "+page, "403 CLUSTER_MISMATCH", answer)
 	w.restart("web", "web", w.bootstrap("web"))

@@ -128,13 +128,23 @@ records: {path: %[1]s/records.json}
 	server.WaitReady()
 }
 
-// bootstrap writes the bootstrap of a proxy, made from the commit in force.
+// bootstrap writes the bootstrap of a proxy, made from the commit in force, with
+// the guard where it can be built.
 func (w *world) bootstrap(proxy string) string {
+	return w.bootstrapWith(proxy, meshtest.GuardFlags(w, w.dir+"/key.pub", filepath.Join(w.dir, proxy+"-record.json")))
+}
+
+// unguarded writes the bootstrap of an Envoy that believes its xDS server.
+func (w *world) unguarded(proxy string) string {
+	return w.bootstrapWith(proxy, []string{meshtest.WithoutGuard})
+}
+
+func (w *world) bootstrapWith(proxy string, guard []string) string {
 	file := filepath.Join(w.dir, "mesh.snapshot")
 	meshtest.Run(w, exec.Command(w.meshseal, "build", "--repo", w.repo.Dir, "--out", file))
-	text := meshtest.Run(w, exec.Command(w.meshseal, "bootstrap", "--snapshot", file, "--proxy", proxy,
+	text := meshtest.Run(w, exec.Command(w.meshseal, append([]string{"bootstrap", "--snapshot", file, "--proxy", proxy,
 		"--server", serverAt, "--server-id", w.serverID,
-		"--sds", "unix://"+w.dir+"/spiffe/agent.sock", "--admin", w.admin(proxy)))
+		"--sds", "unix://" + w.dir + "/spiffe/agent.sock", "--admin", w.admin(proxy)}, guard...)...))
 	return meshtest.Write(w, w.dir, proxy+".yaml", text)
 }
 
