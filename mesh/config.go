@@ -67,6 +67,8 @@ type proxyConfig struct {
 	file string
 	// directions has every listener of listeners by its name, and no other.
 	directions map[string]direction
+	// public has the listeners that may be open to the world.
+	public map[string]bool
 
 	listeners []*listenerv3.Listener
 	routes    []*routev3.RouteConfiguration

@@ -53,7 +53,7 @@ func guardInput(proxies []*proxyConfig, m snapshot.Mesh) policies.GuardInput {
 		Provenance:   snapshot.Provenance(),
 	}}
 	for _, p := range proxies {
-		g := policies.GuardProxy{Name: p.name}
+		g := policies.GuardProxy{Name: p.name, ID: p.id.String(), Workload: p.workload}
 		for _, r := range p.resources() {
 			doc := policies.GuardResource{
 				Type: string(r.ProtoReflect().Descriptor().FullName()),
@@ -61,7 +61,7 @@ func guardInput(proxies []*proxyConfig, m snapshot.Mesh) policies.GuardInput {
 				Body: guardDocument(r.ProtoReflect()),
 			}
 			if doc.Type == "envoy.config.listener.v3.Listener" {
-				doc.Direction = p.directions[doc.Name].String()
+				doc.Direction, doc.Public = p.directions[doc.Name].String(), p.public[doc.Name]
 			}
 			g.Resources = append(g.Resources, doc)
 		}

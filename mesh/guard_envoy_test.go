@@ -76,8 +76,13 @@ func startHardened(t *testing.T, fill hooks) *hardenedEnvoy {
 	go func() { defer close(done); _ = srv.Serve(lis) }()
 	t.Cleanup(func() { srv.Stop(); <-done })
 
-	fill["#endpoint"] = "[{lb_endpoints: [{endpoint: {address: {socket_address: {address: " + host + ", port_value: 8080}}}}]}]"
+	if _, own := fill["#endpoint"]; !own {
+		fill["#endpoint"] = "[{lb_endpoints: [{endpoint: {address: {socket_address: {address: " + host + ", port_value: 8080}}}}]}]"
+	}
 	p, _ := hardened(t, fill)
+	if _, own := fill["#chain"]; !own {
+		p.listenerNamed(t, "in").FilterChains[0].TransportSocket = nil // the requests are what is looked at
+	}
 	authz := &clusterv3.Cluster{}
 	if err := protoyaml.Unmarshal(fmt.Appendf(nil, `{name: meshseal-authz, type: STATIC, http2_protocol_options: {},
   load_assignment: {cluster_name: meshseal-authz, endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: %s}}}}]}]}}`, authzSocket), authz); err != nil {

@@ -28,11 +28,12 @@ type hooks map[string]string
 var baseResources = map[string]string{
 	"in": `
 name: in
-address: {socket_address: {address: 0.0.0.0, port_value: 15006}}
+address: {socket_address: {address: 10.0.0.2, port_value: 15006}} #in-address
 #listener
 filter_chains:
 - name: http
-  #chain
+  transport_socket: ` + mutualTLS + ` #chain
+  #handshake
   filters:
   #before-hcm
   - name: hcm
@@ -59,6 +60,7 @@ name: tcp
 address: {socket_address: {address: 0.0.0.0, port_value: 15007}}
 filter_chains:
 - name: tcp
+  transport_socket: ` + mutualTLS + `
   filters:
   #tcp-filter
   - name: tcp
@@ -90,7 +92,7 @@ name: routes
 virtual_hosts:
 #virtual-host
 - name: app
-  domains: [app.test]
+  domains: [app.test] #domains
   #vhost
   routes:
   - name: app
@@ -114,6 +116,13 @@ endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.
 `,
 }
 
+// mutualTLS is the transport socket of an inbound chain.
+const (
+	mutualTLS = `{name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: true, common_tls_context: {` + trustBundle + `}}}`
+
+	trustBundle = `validation_context_sds_secret_config: {name: ROOTCA, sds_config: {api_config_source: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: meshseal-sds}}]}}}`
+)
+
 // fixture is a proxy of baseResources with the hooks filled in, before it is
 // hardened.
 func fixture(t testing.TB, fill hooks) *proxyConfig {
@@ -121,6 +130,7 @@ func fixture(t testing.TB, fill hooks) *proxyConfig {
 	p := &proxyConfig{
 		name: "p", workload: "w", file: "proxies/p/proxy.yaml",
 		directions: map[string]direction{"in": inbound, "tcp": inbound, "out": outbound},
+		public:     map[string]bool{"tcp": true},
 		origin:     map[proto.Message]position{}, packed: map[*anypb.Any]proto.Message{},
 	}
 	used := map[string]bool{}

@@ -41,7 +41,7 @@ func (repo *repository) readProxies(r *reader) error {
 
 func readProxy(r *reader, name, dir string) (*proxyConfig, error) {
 	p := &proxyConfig{
-		name: name, file: path.Join(dir, proxyFile), directions: map[string]direction{},
+		name: name, file: path.Join(dir, proxyFile), directions: map[string]direction{}, public: map[string]bool{},
 		origin: map[proto.Message]position{}, packed: map[*anypb.Any]proto.Message{},
 		index: index{}, sources: map[string]*source{},
 	}
@@ -87,14 +87,14 @@ func (p *proxyConfig) readHead(s *source) (map[string]*yaml.Node, error) {
 		"workload":  parsed(s, &p.workload, parseName),
 		"listeners": func(n *yaml.Node) error {
 			if n.Kind != yaml.MappingNode {
-				return s.fail(n, "must map each listener's name to inbound or outbound")
+				return s.fail(n, "must map each listener's name to inbound or outbound, or to a mapping with direction and public")
 			}
 			for i := 0; i < len(n.Content); i += 2 {
-				var d direction
-				if err := parsed(s, &d, parseDirection)(n.Content[i+1]); err != nil {
+				name := n.Content[i].Value
+				if err := p.readListener(s, name, n.Content[i+1]); err != nil {
 					return err
 				}
-				p.directions[n.Content[i].Value], declared[n.Content[i].Value] = d, n.Content[i]
+				declared[name] = n.Content[i]
 			}
 			return nil
 		},
@@ -111,6 +111,40 @@ func (p *proxyConfig) readHead(s *source) (map[string]*yaml.Node, error) {
 		}
 	}
 	return declared, nil
+}
+
+// readListener reads what proxy.yaml says of a listener: its direction alone,
+// or a mapping with further fields.
+func (p *proxyConfig) readListener(s *source, name string, n *yaml.Node) error {
+	var d direction
+	if n.Kind != yaml.MappingNode {
+		err := parsed(s, &d, parseDirection)(n)
+		p.directions[name] = d
+		return err
+	}
+	var public bool
+	err := s.object(n, "a listener", map[string]func(*yaml.Node) error{
+		"direction": parsed(s, &d, parseDirection),
+		"public":    parsed(s, &public, parseBool),
+	})
+	if err == nil {
+		err = s.require(n, "direction")
+	}
+	if err == nil && public && d == outbound {
+		err = s.fail(n, "an outbound listener speaks for the workload and cannot be public")
+	}
+	p.directions[name], p.public[name] = d, public
+	return err
+}
+
+func parseBool(s string) (bool, error) {
+	switch s {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, fmt.Errorf("%q is neither true nor false", s)
 }
 
 func parseDirection(s string) (direction, error) {

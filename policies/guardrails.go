@@ -32,9 +32,12 @@ type GuardNames struct {
 	Provenance [][2]string
 }
 
-// GuardProxy is one proxy and all that it may hold. It is judged by itself.
+// GuardProxy is one proxy and all that it may hold. It is judged by itself, but
+// for the addresses that other proxies listen on.
 type GuardProxy struct {
 	Name      string
+	ID        string // SPIFFE ID, without a digest
+	Workload  string // that it fronts; may be empty
 	Resources []GuardResource
 }
 
@@ -46,6 +49,7 @@ type GuardResource struct {
 	Type      string // full name of the message, without "type.googleapis.com/"
 	Name      string
 	Direction string // of a listener: "inbound" or "outbound"
+	Public    bool   // of a listener: it is declared to be open to the world
 	Body      map[string]any
 }
 
@@ -100,11 +104,18 @@ const guardrailQuery = "data.meshseal.guardrails.findings"
 // pureBuiltins are all that a guardrail may call: each gives the same result
 // for the same arguments, always and everywhere.
 var pureBuiltins = strings.Fields(`
-	eq equal neq gt gte lt lte assign and or minus plus
-	count concat contains endswith startswith lower split sprintf format_int trim_prefix
-	object.get object.keys array.concat array.slice regex.match
-	is_array is_boolean is_null is_number is_object is_set is_string to_number
-	internal.member_2 internal.member_3
+	eq equal neq gt gte lt lte assign and or minus intersection union
+	abs ceil div floor mul plus rem round to_number numbers.range count max min product sort sum
+	array.concat array.flatten array.reverse array.slice
+	object.filter object.get object.keys object.remove object.subset object.union object.union_n
+	concat contains endswith format_int indexof lower replace split sprintf startswith
+	strings.any_prefix_match strings.any_suffix_match strings.count strings.reverse
+	substring trim trim_left trim_prefix trim_right trim_space trim_suffix upper
+	glob.match regex.is_valid regex.match regex.replace regex.split
+	net.cidr_contains net.cidr_intersects net.cidr_is_valid
+	semver.compare semver.is_valid time.parse_duration_ns units.parse units.parse_bytes
+	is_array is_boolean is_null is_number is_object is_set is_string type_name
+	internal.member_2 internal.member_3 internal.template_string
 `)
 
 var guardrails = sync.OnceValues(func() (rego.PreparedEvalQuery, error) {
@@ -141,8 +152,9 @@ func Guard(ctx context.Context, in GuardInput) ([]Finding, error) {
 		return nil, fmt.Errorf("compile the guardrails: %w", err)
 	}
 	var all []Finding
+	shared := meshDocument(in)
 	for _, p := range in.Proxies {
-		value, err := guardDocument(p, in.Names)
+		value, err := guardDocument(p, in.Names, shared)
 		if err != nil {
 			return nil, fmt.Errorf("proxy %q: %w", p.Name, err)
 		}

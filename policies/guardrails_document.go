@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -18,8 +19,8 @@ import (
 //	strings     by value: every string, as a node
 //	extensions  what stood in an Any, as nodes
 //
-// A node is {resource: {type, name, direction}, path, value}. Values are
-// shared, not copied.
+// A node is {resource: {type, name, direction, public}, path, value}. Values
+// are shared, not copied.
 type guardIndex struct {
 	messages, fields, strings map[string][]*ast.Term
 	extensions                []*ast.Term
@@ -27,12 +28,12 @@ type guardIndex struct {
 	resource *ast.Term // the one that is walked
 }
 
-func guardDocument(p GuardProxy, n GuardNames) (ast.Value, error) {
+func guardDocument(p GuardProxy, n GuardNames, mesh *ast.Term) (ast.Value, error) {
 	x := &guardIndex{
 		messages: map[string][]*ast.Term{}, fields: map[string][]*ast.Term{}, strings: map[string][]*ast.Term{},
 	}
 	for _, r := range p.Resources {
-		x.resource = objectTerm("type", ast.StringTerm(r.Type), "name", ast.StringTerm(r.Name), "direction", ast.StringTerm(r.Direction))
+		x.resource = objectTerm("type", ast.StringTerm(r.Type), "name", ast.StringTerm(r.Name), "direction", ast.StringTerm(r.Direction), "public", ast.BooleanTerm(r.Public))
 		if _, err := x.term(r.Body, nil); err != nil {
 			return nil, fmt.Errorf("%s %q: %w", r.Type, r.Name, err)
 		}
@@ -46,6 +47,8 @@ func guardDocument(p GuardProxy, n GuardNames) (ast.Value, error) {
 		"fields", lists(x.fields),
 		"strings", lists(x.strings),
 		"extensions", ast.ArrayTerm(x.extensions...),
+		"proxy", objectTerm("name", ast.StringTerm(p.Name), "spiffe_id", ast.StringTerm(p.ID), "workload", ast.StringTerm(p.Workload)),
+		"mesh", mesh,
 		"names", objectTerm(
 			"authz_cluster", ast.StringTerm(n.AuthzCluster),
 			"xds_cluster", ast.StringTerm(n.XDSCluster),
@@ -54,6 +57,58 @@ func guardDocument(p GuardProxy, n GuardNames) (ast.Value, error) {
 			"provenance", ast.ArrayTerm(provenance...),
 		),
 	).Value, nil
+}
+
+// meshDocument is what a proxy's document says of the whole mesh: where every
+// outbound listener is. A place is {proxy, listener, host}.
+//
+//	outbound_ports    by port, as text: places, the host in lower case
+//	outbound_sockets  by path: places, the host empty
+func meshDocument(in GuardInput) *ast.Term {
+	ports, sockets := map[string][]*ast.Term{}, map[string][]*ast.Term{}
+	for _, p := range in.Proxies {
+		for _, r := range p.Resources {
+			if r.Direction != "outbound" {
+				continue
+			}
+			for _, a := range boundAddresses(r.Body) {
+				place := func(host string) *ast.Term {
+					return objectTerm("proxy", ast.StringTerm(p.Name), "listener", ast.StringTerm(r.Name), "host", ast.StringTerm(host))
+				}
+				if port, ok := deep(a, "socket_address", "port_value").(int64); ok {
+					host, _ := deep(a, "socket_address", "address").(string)
+					key := strconv.FormatInt(port, 10)
+					ports[key] = append(ports[key], place(strings.ToLower(host)))
+				}
+				if path, ok := deep(a, "pipe", "path").(string); ok {
+					sockets[path] = append(sockets[path], place(""))
+				}
+			}
+		}
+	}
+	return objectTerm("outbound_ports", lists(ports), "outbound_sockets", lists(sockets))
+}
+
+// boundAddresses are the addresses that a listener binds.
+func boundAddresses(listener map[string]any) []any {
+	all := []any{listener["address"]}
+	more, _ := listener["additional_addresses"].([]any)
+	for _, a := range more {
+		all = append(all, deep(a, "address"))
+	}
+	return all
+}
+
+// deep is the value at a path of fields, or nil.
+func deep(v any, fields ...string) any {
+	for _, f := range fields {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return nil
+		}
+		v = m[f]
+	}
+	return v
 }
 
 // objectTerm is an object of keys, each a string with its *ast.Term behind it.
