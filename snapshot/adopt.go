@@ -75,10 +75,14 @@ type Ancestry func(ancestor, commit string) (bool, error)
 //   - it is of the mesh that was adopted before (ErrMesh);
 //   - its sequence is higher (ErrRollback), or the same with the same root
 //     (ErrFork) and a statement that was not issued earlier (ErrRollback), and
-//     issued later where it changes the keys;
+//     issued later where it declares other keys than count;
 //   - its commit descends from the one that was adopted last (ErrAncestry).
 //     Where ancestry is nil (a file, a seal) nobody knows, and the sequence
 //     alone decides.
+//
+// The keys that it declares count from then on. The statement that was adopted
+// last changes nothing when it comes again: where the operator has configured
+// other keys since, those stay.
 //
 // Next changes nothing on disk: keep the record (RecordFile.Keep, Store.Adopt)
 // before what it stands for takes effect.
@@ -86,12 +90,13 @@ func (r Record) Next(candidate Verified, ancestry Ancestry) (Record, error) {
 	if candidate == nil {
 		return Record{}, fmt.Errorf("%w: there is no candidate", ErrUnsigned)
 	}
-	st, _, err := r.trust.vouch(candidate.proof())
+	proof := candidate.proof()
+	st, _, err := r.trust.vouch(proof)
 	if err != nil {
 		return Record{}, err
 	}
-	next := Record{configured: r.configured, from: r.trust.ID(), trust: r.trust, high: st.high()}
-	if !st.Keys.IsZero() {
+	next := Record{configured: r.configured, from: r.trust.ID(), trust: r.trust, high: st.high(proof.payload)}
+	if !st.Keys.IsZero() && next.high.Statement != r.high.Statement {
 		next.trust = st.Keys
 	}
 	if err := r.admit(next); err != nil {
@@ -120,7 +125,7 @@ func (r Record) admit(next Record) error {
 	case n.Issued.Before(h.Issued):
 		return fmt.Errorf("%w: the statement was issued at %s, and one of %s was adopted before", ErrRollback, formatTime(n.Issued), formatTime(h.Issued))
 	case n.Issued.Equal(h.Issued) && !next.trust.Equal(r.trust):
-		return fmt.Errorf("%w: the statement changes the keys and was issued at %s, as was the one that was adopted before; sign it again", ErrRollback, formatTime(n.Issued))
+		return fmt.Errorf("%w: the statement declares other keys and was issued at %s, as was the one that was adopted before; sign it again", ErrRollback, formatTime(n.Issued))
 	}
 	return nil
 }

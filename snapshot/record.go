@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"time"
+
+	"meshseal/identity"
 )
 
 // maxRecord bounds a record, in bytes.
@@ -15,14 +17,16 @@ type High struct {
 	Mesh     string
 	Sequence uint64
 	Root     Digest
-	// Commit is empty only in what an earlier release has written.
-	Commit string
+	// Statement is the SHA-256 of the signed bytes of the statement. It is zero,
+	// and Commit empty, only in what an earlier release has written.
+	Statement Digest
+	Commit    string
 	// Issued is the time of issue of the statement.
 	Issued time.Time
 }
 
-func (s Statement) high() High {
-	return High{Mesh: s.Mesh, Sequence: s.Sequence, Root: s.Root, Commit: s.Commit, Issued: s.Issued}
+func (s Statement) high(payload []byte) High {
+	return High{Mesh: s.Mesh, Sequence: s.Sequence, Root: s.Root, Statement: identity.SumDigest(payload), Commit: s.Commit, Issued: s.Issued}
 }
 
 // IsZero reports whether nothing was adopted yet.
@@ -60,7 +64,8 @@ type recordJSON struct {
 	Mesh       string `json:"mesh"`
 	Sequence   uint64 `json:"sequence"`
 	Root       Digest `json:"root"`
-	Commit     string `json:"commit,omitempty"`
+	Statement  Digest `json:"statement"`
+	Commit     string `json:"commit"`
 	Issued     string `json:"issued"`
 	Configured Digest `json:"configured"`
 	// Keys is there if a statement has declared others than were configured.
@@ -70,11 +75,11 @@ type recordJSON struct {
 // Bytes is the one encoding of a record; docs/snapshot.md specifies it. Where
 // nothing was adopted there is nothing to remember, and none (ErrStore).
 func (r Record) Bytes() ([]byte, error) {
-	if r.high.IsZero() || r.trust.IsZero() {
+	if r.high.Statement.IsZero() || r.trust.IsZero() {
 		return nil, fmt.Errorf("%w: nothing was adopted that it could hold", ErrStore)
 	}
 	j := recordJSON{
-		Mesh: r.high.Mesh, Sequence: r.high.Sequence, Root: r.high.Root, Commit: r.high.Commit,
+		Mesh: r.high.Mesh, Sequence: r.high.Sequence, Root: r.high.Root, Statement: r.high.Statement, Commit: r.high.Commit,
 		Issued: formatTime(r.high.Issued), Configured: r.configured,
 	}
 	if r.trust.ID() != r.configured {
@@ -134,14 +139,14 @@ func parseKept(data []byte) (Kept, error) {
 	if err != nil {
 		return Kept{}, fmt.Errorf("%w: %w", ErrStore, err)
 	}
-	k := Kept{Configured: j.Configured, High: High{Mesh: j.Mesh, Sequence: j.Sequence, Root: j.Root, Commit: j.Commit, Issued: issued}}
+	k := Kept{Configured: j.Configured, High: High{Mesh: j.Mesh, Sequence: j.Sequence, Root: j.Root, Statement: j.Statement, Commit: j.Commit, Issued: issued}}
 	if k.Keys, err = j.Keys.trust(); err != nil {
 		return Kept{}, fmt.Errorf("%w: %w", ErrStore, err)
 	}
 	j.Keys = k.Keys.json()
 	again, err := encodeJSON(j)
 	if err != nil || !bytes.Equal(again, data) || !k.High.sound() || k.Configured.IsZero() || k.Keys.ID() == k.Configured ||
-		j.Commit != "" && !isCommit(j.Commit) {
+		j.Statement.IsZero() || !isCommit(j.Commit) {
 		return Kept{}, fmt.Errorf("%w: restore it from a backup; to remove it is to forget what was adopted", ErrStore)
 	}
 	return k, nil

@@ -59,7 +59,7 @@ func TestStoreKeepsWhatWasAdopted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(snap.Bytes(), first.Bytes()) || !cmp.Equal(high, first.statement.high()) {
+	if !bytes.Equal(snap.Bytes(), first.Bytes()) || !cmp.Equal(high, first.statement.high(first.envelope.payload)) {
 		t.Errorf("came back as %s, %+v", snap.Root(), high)
 	}
 	second := shopAt(t, k, 9, "more", now)
