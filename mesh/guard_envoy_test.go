@@ -233,3 +233,14 @@ func TestEnvoyShowsBodiesAsRequests(t *testing.T) {
 		})
 	}
 }
+
+// What CLIENT_CERT_FORWARDED refuses: the caller's word arrives as the
+// certificate that Envoy has seen.
+func TestEnvoyShowsClientCertHeaderWritten(t *testing.T) {
+	e := startHardened(t, hooks{"#route": `request_headers_to_add: [{header: {key: x-forwarded-client-cert, value: "URI=%REQ(x-user)%"}}]`})
+	e.send(t, "GET /foo HTTP/1.1", "Host: app.test", "x-user: spiffe://shop.test/admin")
+	seen := e.backend.Seen()
+	if len(seen) != 1 || seen[0].Header.Get("x-forwarded-client-cert") != "URI=spiffe://shop.test/admin" {
+		t.Errorf("the hole is no more; the rule may go: %v", seen)
+	}
+}

@@ -195,3 +195,37 @@ findings contains found("CLIENT_CERT_FORWARDED", n, [field], "a caller may write
 	has(n.value, field)
 	not n.value[field] in {"SANITIZE", "SANITIZE_SET"}
 }
+
+# What is written later is not sanitized any more. What Envoy itself knows of the
+# peer's certificate may be written.
+findings contains found("CLIENT_CERT_FORWARDED", n, ["header", "value"], "what a caller says is written into x-forwarded-client-cert") if {
+	some n in input.messages["envoy.config.core.v3.HeaderValueOption"]
+	lower(n.value.header.key) == client_cert_header
+	not of_response(n.path)
+	some i, command in split(object.get(n.value, ["header", "value"], ""), "%")
+	i % 2 == 1 # between two percent signs
+	not regex.match(`^DOWNSTREAM_(PEER|LOCAL|TLS)_[A-Z0-9_]+$`, command)
+}
+
+findings contains found("CLIENT_CERT_FORWARDED", n, [field], "what a token says is written into x-forwarded-client-cert") if {
+	some [type, field] in [
+		["envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader", "header_name"],
+		["envoy.extensions.filters.http.jwt_authn.v3.JwtProvider", "forward_payload_header"],
+	]
+	some n in input.messages[type]
+	lower(n.value[field]) == client_cert_header
+}
+
+client_cert_header := "x-forwarded-client-cert"
+
+# What comes after the head of a request reaches the backend, and no check ever
+# sees it.
+findings contains found("UNSEEN_BY_POLICY", n, [field], text) if {
+	some [type, field, text] in [
+		["envoy.config.core.v3.Http1ProtocolOptions", "enable_trailers", "trailers of a request over HTTP/1.1 reach the backend, and some take them for headers"],
+		["envoy.config.core.v3.Http2ProtocolOptions", "allow_metadata", "METADATA frames of a caller reach the backend"],
+	]
+	some n in input.messages[type]
+	n.resource.type == "envoy.config.listener.v3.Listener"
+	n.value[field]
+}
