@@ -88,9 +88,9 @@ verification; 2 an error or wrong usage.`,
 		&cobra.Group{ID: "run", Title: "Running it:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		"repository": {initCommand(), testCommand(), digestCommand()},
+		"repository": {initCommand(), importCommand(), testCommand(), digestCommand()},
 		"snapshot":   {keygenCommand(), buildCommand(), signCommand(), verifyCommand(), showCommand(), diffCommand()},
-		"run":        {serveCommand(), bootstrapCommand(), statusCommand(), devCommand()},
+		"run":        {serveCommand(), bootstrapCommand(), statusCommand(), recoverCommand(), devCommand()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group
