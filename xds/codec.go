@@ -55,6 +55,9 @@ type codec struct{ encoding.CodecV2 }
 // Marshal puts a response together from its envelope and its resources' shared
 // encodings.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if w, ok := v.(*worldResponse); ok {
+		return w.encode(c.CodecV2)
+	}
 	r, ok := v.(*response)
 	if !ok {
 		return c.CodecV2.Marshal(v)

@@ -294,14 +294,3 @@ func TestBoundsOfASubscription(t *testing.T) {
 	}
 	b.open("web").Request(eds, numbered(maxAbsent)...).Ack()
 }
-
-func TestStateOfTheWorldIsRefused(t *testing.T) {
-	b := serve(t)
-	b.Adopt(take(t, resources{"web": nil}))
-	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(b.socket("web")).StreamAggregatedResources(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = stream.Recv()
-	wantStatus(t, err, codes.Unimplemented, "DELTA_GRPC")
-}

@@ -36,6 +36,8 @@ type Rejection struct {
 	Version  string           `json:"version"`
 	Time     time.Time        `json:"time"`
 	Text     string           `json:"text"`
+
+	before *resource // what the client had, if it is known
 }
 
 // register makes the stream one of its proxy's.

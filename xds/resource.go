@@ -8,6 +8,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -30,6 +31,8 @@ type resource struct {
 	// head and body, one after the other, are the field `resources` of a
 	// DeltaDiscoveryResponse, tag included; body is the signed bytes.
 	head, body []byte
+	// world is the field `resources` of a DiscoveryResponse in the same way.
+	world []mem.Buffer
 
 	// uses are the clusters that the resource names, sorted. Where opaque is
 	// set it may name any: a part of it could not be decoded.
@@ -60,7 +63,7 @@ func encodeResource(key resourceKey, body []byte) *resource {
 		Version:  r.version,
 		Resource: &anypb.Any{TypeUrl: string(r.typ), Value: body},
 	}
-	r.head = encodeHead(r)
+	r.head, r.world = encodeHead(r)
 	return r
 }
 
@@ -75,8 +78,9 @@ const (
 )
 
 // encodeHead is all that stands before the body in the field `resources`. The
-// payload is written last, so that nothing stands behind the body.
-func encodeHead(r *resource) []byte {
+// payload is written last, so that nothing stands behind the body. The field
+// has the same number in both forms, and in one the payload alone is in it.
+func encodeHead(r *resource) (head []byte, world []mem.Buffer) {
 	str := func(b []byte, n protowire.Number, s string) []byte {
 		return protowire.AppendString(protowire.AppendTag(b, n, protowire.BytesType), s)
 	}
@@ -88,7 +92,8 @@ func encodeHead(r *resource) []byte {
 	}
 	payload := append(str(nil, anyTypeURL, string(r.typ)), open(anyValue, nil)...)
 	named := str(str(nil, resourceName, r.name), resourceVersion, r.version)
-	return open(responseResources, append(named, open(resourceResource, payload)...))
+	world = []mem.Buffer{mem.SliceBuffer(open(responseResources, payload)), mem.SliceBuffer(r.body)}
+	return open(responseResources, append(named, open(resourceResource, payload)...)), world
 }
 
 // examine finds what the order of responses depends on.

@@ -41,6 +41,8 @@ type Server struct {
 	adopting sync.Mutex // one Adopt at a time
 	// view is what is served. It is immutable; Adopt swaps it.
 	view atomic.Pointer[view]
+	// selections are what the streams ask for.
+	selections *selections
 
 	// ctx ends when the server closes; its cause is errClosing.
 	ctx    context.Context
@@ -64,9 +66,12 @@ type timing struct {
 	// recheck is how often the identity of a quiet stream is verified again,
 	// besides the moment when its SVID expires.
 	recheck time.Duration
+	// retry is after how long what a guard refused is sent again, the first
+	// time.
+	retry time.Duration
 }
 
-var defaultTiming = timing{send: 30 * time.Second, settle: 3 * time.Second, recheck: 30 * time.Second}
+var defaultTiming = timing{send: 30 * time.Second, settle: 3 * time.Second, recheck: 30 * time.Second, retry: 5 * time.Second}
 
 var errClosing = status.Error(codes.Unavailable, "the xDS server is shutting down: reconnect")
 
@@ -84,6 +89,8 @@ func New(c Config) (*Server, error) {
 		events:  c.Events,
 		timing:  defaultTiming,
 		proxies: map[string]*proxyState{},
+
+		selections: newSelections(),
 	}
 	if s.events == nil {
 		s.events = func(Event) {}
@@ -124,13 +131,6 @@ func (s *Server) Close() {
 	s.mu.Unlock()
 	s.cancel(errClosing)
 	s.wg.Wait()
-}
-
-// StreamAggregatedResources is the state-of-the-world form of ADS, which is not
-// served: with it a rejected update can still make a listener vanish.
-func (s *Server) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.DiscoveryRequest, discoveryv3.DiscoveryResponse]) error {
-	return status.Error(codes.Unimplemented,
-		"only delta ADS is served here: set api_type: DELTA_GRPC in the bootstrap's ads_config")
 }
 
 // DeltaAggregatedResources serves one stream.

@@ -45,8 +45,20 @@ type ProxyStatus struct {
 	Rejections []Rejection `json:"rejections,omitempty"`
 }
 
+// Variant is the form of ADS that a client asks for.
+type Variant string
+
+const (
+	Delta Variant = "delta"
+	// StateOfTheWorld has no carriers, so that a client in this form can have
+	// no guard.
+	StateOfTheWorld Variant = "state of the world"
+)
+
 // StreamStatus is one stream: one Envoy.
 type StreamStatus struct {
+	Variant Variant `json:"variant"`
+
 	Since time.Time `json:"since"`
 	State State     `json:"state"`
 	// SVID is the SPIFFE ID of the stream's certificate; empty on a socket.
@@ -153,7 +165,7 @@ func worst(a, b State) State {
 
 // status describes the stream.
 func (st *stream) status() StreamStatus {
-	s := StreamStatus{id: st.id, view: st.view, Since: st.since, State: Synced, SVID: st.caller.id, Node: st.node, Seal: st.seal()}
+	s := StreamStatus{id: st.id, view: st.view, Variant: Delta, Since: st.since, State: Synced, SVID: st.caller.id, Node: st.node, Seal: st.seal()}
 	if !st.subs[snapshot.ClusterType].requested || !st.subs[snapshot.ListenerType].requested {
 		s.State = Pending
 	}
@@ -173,16 +185,29 @@ func (st *stream) status() StreamStatus {
 func (sub *subscription) status(root string, set *resourceSet) TypeStatus {
 	s := TypeStatus{Type: sub.typ, State: Synced, Outstanding: len(sub.outstanding)}
 	rejected := len(sub.withheld) > 0
-	for name, e := range sub.entries {
-		rejected = rejected || e.state == stateNacked
-		if e.version != "" && !isCarrier(sub.typ, name) {
+	s.Sent = sub.usually(set)
+	for name, e := range sub.odd {
+		rejected = rejected || e != nil && e.state == stateNacked
+		if isCarrier(sub.typ, name) {
+			continue
+		}
+		if u := sub.usual(name); u != nil && u.version != "" {
+			s.Sent--
+		}
+		if e != nil && e.version != "" {
 			s.Sent++
 		}
 	}
 	if !rejected {
 		sub.nack = nil
 	}
-	pending := sub.pending(set)
+	var pending []string
+	for name := range sub.pending(set) {
+		if pending = append(pending, name); sub.told != 0 && len(pending) == maxList {
+			break // the rest is no surprise
+		}
+	}
+	slices.Sort(pending)
 	switch {
 	case rejected:
 		s.State = Mixed
@@ -195,4 +220,25 @@ func (sub *subscription) status(root string, set *resourceSet) TypeStatus {
 	s.Pending = first(pending)
 	s.Held = slices.Clone(sub.held[:min(len(sub.held), maxList)])
 	return s
+}
+
+// usually is how many resources of the set a client has that has all that it
+// asked for, without carriers. It is counted once a set and selection.
+func (sub *subscription) usually(set *resourceSet) int {
+	switch {
+	case sub.base == nil:
+		return 0
+	case sub.all:
+		return len(set.list) - set.carriers
+	case sub.counted.set == set && sub.counted.of == sub.shared && sub.shared != nil:
+		return sub.counted.n
+	}
+	n := 0
+	for name := range sub.names {
+		if set.get(name) != nil && !isCarrier(sub.typ, name) {
+			n++
+		}
+	}
+	sub.counted.set, sub.counted.of, sub.counted.n = set, sub.shared, n
+	return n
 }

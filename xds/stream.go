@@ -28,7 +28,11 @@ type stream struct {
 	subs   map[snapshot.TypeURL]*subscription
 	others []*subscription // of types that no snapshot holds
 	seq    uint64          // responses sent so far
+	guard  patience
 }
+
+// controlPlane is what responses say that they come from.
+var controlPlane = &corev3.ControlPlane{Identifier: "meshseal"}
 
 func newStream(s *Server, g deltaStream, cancel context.CancelCauseFunc) *stream {
 	st := &stream{session: newSession(s, cancel), grpc: g, subs: map[snapshot.TypeURL]*subscription{}}
@@ -57,6 +61,9 @@ func (st *stream) nextCheck() time.Duration {
 	if s := st.settledIn(); s > 0 {
 		d = min(d, s)
 	}
+	if !st.guard.next.IsZero() {
+		d = min(d, max(time.Until(st.guard.next), 0))
+	}
 	return d
 }
 
@@ -67,6 +74,7 @@ func (st *stream) settledIn() time.Duration {
 
 // read takes a request: what it answers, then what it asks for.
 func (st *stream) read(req *discoveryv3.DeltaDiscoveryRequest) error {
+	st.follow()
 	st.node.read(req.GetNode())
 	sub, err := st.subscription(req.GetTypeUrl())
 	if err != nil {
@@ -86,11 +94,8 @@ func (st *stream) subscription(typeURL string) (*subscription, error) {
 	if sub := st.subs[snapshot.TypeURL(typeURL)]; sub != nil {
 		return sub, nil
 	}
-	switch {
-	case typeURL == "" || len(typeURL) > maxTypeURL:
-		return nil, refusal(codes.InvalidArgument, "a request on an ADS stream has to name its type_url in 1 to %d bytes", maxTypeURL)
-	case len(st.others) >= maxOtherTypes:
-		return nil, refusal(codes.InvalidArgument, "the stream asks for more than %d types that no snapshot holds: ask only for clusters, endpoints, listeners and routes", maxOtherTypes)
+	if err := acceptType(typeURL, len(st.others)); err != nil {
+		return nil, err
 	}
 	sub := newSubscription(snapshot.TypeURL(strings.Clone(typeURL)))
 	st.subs[sub.typ] = sub
@@ -98,15 +103,37 @@ func (st *stream) subscription(typeURL string) (*subscription, error) {
 	return sub, nil
 }
 
+// acceptType is the bound on what types a stream may ask for beside those that
+// snapshots hold.
+func acceptType(typeURL string, others int) error {
+	switch {
+	case typeURL == "" || len(typeURL) > maxTypeURL:
+		return refusal(codes.InvalidArgument, "a request on an ADS stream has to name its type_url in 1 to %d bytes", maxTypeURL)
+	case others >= maxOtherTypes:
+		return refusal(codes.InvalidArgument, "the stream asks for more than %d types that no snapshot holds: ask only for clusters, endpoints, listeners and routes", maxOtherTypes)
+	}
+	return nil
+}
+
 // answered takes an ACK or a NACK.
 func (st *stream) answered(sub *subscription, o *outstanding, req *discoveryv3.DeltaDiscoveryRequest) {
 	e := Event{Kind: EventAck, Type: sub.typ, Root: o.root}
 	if detail := req.GetErrorDetail(); detail != nil {
 		e.Kind, e.Nack = EventNack, sub.reject(o, detail.GetMessage(), st.server.now())
-		st.remember(o.updates, e.Nack)
+		if fromGuard(detail.GetMessage()) {
+			st.guard.refused(st.server.timing.retry)
+		} else {
+			st.remember(o.updates, e.Nack)
+		}
 		e.Nack.Blamed = first(e.Nack.Blamed)
 	} else {
 		sub.ack(o)
+		if sub.clean() {
+			sub.selection = st.server.selections.share(sub.selection)
+		}
+		if o.carries() {
+			st.guard.accepted()
+		}
 	}
 	st.event(e)
 }
@@ -123,8 +150,8 @@ func (st *stream) send(sub *subscription, p plan) error {
 	r.TypeUrl = string(sub.typ)
 	r.RemovedResources = p.removals
 	r.Nonce = strconv.FormatUint(st.id, 36) + "." + strconv.FormatUint(st.seq, 36)
-	r.ControlPlane = &corev3.ControlPlane{Identifier: "meshseal"}
-	sub.record(st.seq, r.Nonce, st.view.root, p.updates, p.removals)
-
+	r.ControlPlane = controlPlane
+	o := &outstanding{nonce: r.Nonce, seq: st.seq, root: st.view.root, updates: p.updates, removals: p.removals}
+	sub.record(o, p.whole, st.caller.proxy.delta(sub.typ))
 	return st.hand(string(sub.typ), func() error { return st.grpc.SendMsg(r) })
 }

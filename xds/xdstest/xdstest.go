@@ -175,17 +175,22 @@ func (s *Stream) Quiet() {
 // contains all the words.
 func (s *Stream) Ends(code codes.Code, words ...string) {
 	s.t.Helper()
+	ends(s.t, func() error { _, err := s.receive(); return err }, code, words)
+}
+
+func ends(t testing.TB, receive func() error, code codes.Code, words []string) {
+	t.Helper()
 	for {
-		_, err := s.receive()
+		err := receive()
 		if err == nil {
 			continue
 		}
 		if status.Code(err) != code {
-			s.t.Fatalf("the stream ended with %v, want %v", err, code)
+			t.Fatalf("the stream ended with %v, want %v", err, code)
 		}
 		for _, w := range words {
 			if !strings.Contains(err.Error(), w) {
-				s.t.Errorf("the stream ended with %q, which lacks %q", err, w)
+				t.Errorf("the stream ended with %q, which lacks %q", err, w)
 			}
 		}
 		return
