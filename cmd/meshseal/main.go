@@ -88,7 +88,7 @@ verification; 2 an error or wrong usage.`,
 		&cobra.Group{ID: "run", Title: "Running it:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		"repository": {initCommand(), importCommand(), testCommand(), digestCommand()},
+		"repository": {initCommand(), testCommand(), digestCommand()},
 		"snapshot":   {keygenCommand(), buildCommand(), signCommand(), verifyCommand(), showCommand(), diffCommand()},
 		"run":        {serveCommand(), bootstrapCommand(), statusCommand(), recoverCommand(), devCommand()},
 	} {
