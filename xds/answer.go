@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"iter"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,12 +17,19 @@ type outstanding struct {
 }
 
 // names are all that the response was about.
-func (o *outstanding) names() []string {
-	var list []string
-	for _, r := range o.updates {
-		list = append(list, r.name)
+func (o *outstanding) names() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, r := range o.updates {
+			if !yield(r.name) {
+				return
+			}
+		}
+		for _, name := range o.removals {
+			if !yield(name) {
+				return
+			}
+		}
 	}
-	return append(list, o.removals...)
 }
 
 // answer finds the response that a nonce belongs to and takes it off the list.
@@ -38,31 +47,48 @@ func (sub *subscription) answer(nonce string) *outstanding {
 // ack notes that the client took a response. What a later response said about
 // the same resource is still open.
 func (sub *subscription) ack(o *outstanding) {
-	for _, name := range o.names() {
-		e := sub.entries[name]
-		if e == nil || e.seq != o.seq {
-			continue
-		}
-		e.state, e.foreign = stateAcked, false
-		if e.version == "" {
-			e.may = nil
-			if !sub.named(name) {
-				delete(sub.entries, name)
-			}
-			continue
-		}
-		e.may = e.may[len(e.may)-1:]
+	if o.seq == sub.told {
+		sub.told = 0
 	}
+	for name, e := range sub.odd {
+		if e != nil && e.seq == o.seq && e.state == stateSent {
+			e.take()
+			if e.version == "" && !sub.named(name) {
+				sub.odd[name] = nil
+			}
+		}
+		sub.settle(name)
+	}
+}
+
+// take makes what was sent last acknowledged.
+func (e *entry) take() {
+	e.state, e.foreign = stateAcked, false
+	if e.version == "" {
+		e.may = nil
+		return
+	}
+	e.may = e.may[len(e.may)-1:]
 }
 
 // reject notes that the client rejected a response. All of it counts as
 // rejected, and any part of it may be in force.
 func (sub *subscription) reject(o *outstanding, text string, now time.Time) *Nack {
-	all := o.names()
+	all := slices.Collect(o.names())
 	n := &Nack{Time: now, Root: o.root, Text: plain(text, maxText), Resources: first(all)}
+	if o.seq == sub.told {
+		// It was the response that told all of base.
+		for _, name := range all {
+			if e := sub.find(name); e != nil {
+				sub.except(name, e)
+			}
+		}
+		sub.told = 0
+	}
+	lapses := fromGuard(text)
 	for _, name := range all {
-		if e := sub.entries[name]; e != nil && e.seq == o.seq {
-			e.state, e.refused = stateNacked, o.root
+		if e := sub.odd[name]; e != nil && e.seq == o.seq {
+			e.state, e.refused, e.lapses = stateNacked, o.root, lapses
 		}
 		if names(text, name) {
 			n.Blamed = append(n.Blamed, name)

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"maps"
 	"slices"
 
 	"meshseal/snapshot"
@@ -13,6 +12,8 @@ type plan struct {
 	removals []string
 	// waiting: something is left out only until the client answers.
 	waiting bool
+	// whole: it is all that the client asked for, and nothing was told before.
+	whole bool
 }
 
 // Hold is a resource that is not sent because a cluster that it names is not
@@ -25,17 +26,17 @@ type Hold struct {
 	Rejected bool `json:"rejected"`
 }
 
-// plan compares what the client has with what the view has for it.
+// plan compares what the client has with what the view has for it. It looks at
+// what may differ, and nowhere else.
 func (st *stream) plan(sub *subscription) plan {
 	var p plan
 	sub.held, sub.withheld = nil, nil
-	set := st.caller.proxy.delta(sub.typ)
+	set, refused := st.caller.proxy.delta(sub.typ), st.refused()
 	consider := func(r *resource) {
-		_, again := sub.resend[r.name]
-		if e := sub.entries[r.name]; e != nil && e.version == r.version && !again {
+		if e := sub.find(r.name); e != nil && e.version == r.version && !sub.resends(r.name) {
 			return
 		}
-		if st.rejected(r) {
+		if version, ok := refused[rejectionKey{r.typ, r.name}]; ok && version == r.version {
 			sub.withheld = append(sub.withheld, r.name)
 			return
 		}
@@ -46,37 +47,104 @@ func (st *stream) plan(sub *subscription) plan {
 		}
 		p.updates = append(p.updates, r)
 	}
-	for _, r := range set.list {
-		if sub.wants(r.name) {
-			consider(r)
+	present, absent := sub.candidates(set)
+	if cap(p.updates) == 0 && len(present) > 1 {
+		p.updates = make([]*resource, 0, len(present))
+	}
+	for _, r := range present {
+		consider(r)
+	}
+	for _, name := range absent {
+		if st.gone(sub, name) {
+			p.removals = append(p.removals, name)
 		}
 	}
-	p.removals = st.removals(sub, set)
+	p.whole = sub.base == nil && len(sub.odd) == 0 && len(sub.held)+len(sub.withheld) == 0
 	return p
 }
 
-// removals are the names that the client is told do not exist.
-func (st *stream) removals(sub *subscription, set *resourceSet) []string {
-	gone := map[string]struct{}{}
-	for name := range sub.names {
-		_, again := sub.resend[name]
-		if e := sub.entries[name]; set.get(name) == nil && (e == nil || e.version == "" && again) {
-			gone[name] = struct{}{}
-		}
+// candidates are what the client and the set may differ in: resources of the
+// set that the client asked for, in the order of the set, and names that the
+// set does not have, sorted.
+func (sub *subscription) candidates(set *resourceSet) (present []*resource, absent []string) {
+	if sub.base == nil && len(sub.odd)+len(sub.resend) == 0 {
+		return sub.everything(set)
+	}
+	names := map[string]struct{}{}
+	for name := range sub.odd {
+		names[name] = struct{}{}
 	}
 	for name := range sub.resend {
+		names[name] = struct{}{}
+	}
+	if sub.base == nil {
+		for name := range sub.asked(set) {
+			names[name] = struct{}{}
+		}
+	}
+	for name := range names {
+		switch r := set.get(name); {
+		case r == nil:
+			absent = append(absent, name)
+		case sub.wants(name):
+			present = append(present, r)
+		}
+	}
+	slices.SortFunc(present, inOrder)
+	slices.Sort(absent)
+	return present, absent
+}
+
+// everything is the candidates of a client that was told nothing.
+func (sub *subscription) everything(set *resourceSet) (present []*resource, absent []string) {
+	present = set.list
+	if !sub.all {
+		present = nil
+		for _, r := range set.list {
+			if sub.named(r.name) {
+				present = append(present, r)
+			}
+		}
+	}
+	for name := range sub.names {
+		if set.get(name) == nil {
+			absent = append(absent, name)
+		}
+	}
+	slices.Sort(absent)
+	return present, absent
+}
+
+// refused are the versions of resources that the proxy has rejected, on this
+// stream or another. Mostly there are none.
+func (st *stream) refused() map[rejectionKey]string {
+	st.server.mu.Lock()
+	defer st.server.mu.Unlock()
+	if len(st.state.rejections) == 0 {
+		return nil
+	}
+	versions := make(map[rejectionKey]string, len(st.state.rejections))
+	for key, rejection := range st.state.rejections {
+		versions[key] = rejection.Version
+	}
+	return versions
+}
+
+// gone reports whether the client is to be told that a name, which the set does
+// not have, does not exist.
+func (st *stream) gone(sub *subscription, name string) bool {
+	e, again := sub.find(name), sub.resends(name)
+	switch {
+	case sub.named(name) && (e == nil || e.version == "" && again):
+		return true
+	case sub.all && !sub.named(name) && again:
 		// Unsubscribed by name, and the wildcard does not have it either.
-		if sub.all && !sub.named(name) && set.get(name) == nil {
-			gone[name] = struct{}{}
-		}
+		return true
+	case e == nil:
+		return false
 	}
-	for name, e := range sub.entries {
-		rejected := e.version == "" && e.state == stateNacked && e.refused != st.view.root
-		if (e.version != "" || rejected) && set.get(name) == nil && st.removable(sub, name) {
-			gone[name] = struct{}{}
-		}
-	}
-	return slices.Sorted(maps.Keys(gone))
+	rejected := e.version == "" && e.state == stateNacked && (e.refused != st.view.root || again)
+	return (e.version != "" || rejected) && st.removable(sub, name)
 }
 
 // removable reports whether nothing that the client may have in force needs the
@@ -100,8 +168,10 @@ func (st *stream) removable(sub *subscription, name string) bool {
 // settled reports whether the client has acknowledged all that the view has of
 // a type. It has where it never asked.
 func (st *stream) settled(t snapshot.TypeURL) bool {
-	sub := st.subs[t]
-	return sub == nil || len(sub.pending(st.caller.proxy.delta(t))) == 0
+	for range st.subs[t].pending(st.caller.proxy.delta(t)) {
+		return false
+	}
+	return true
 }
 
 // inUse reports whether the client may have in force a listener, a route table
@@ -109,16 +179,12 @@ func (st *stream) settled(t snapshot.TypeURL) bool {
 // the cluster.
 func (st *stream) inUse(cluster string) bool {
 	for _, t := range []snapshot.TypeURL{snapshot.ListenerType, snapshot.RouteType, snapshot.ClusterType} {
-		sub := st.subs[t]
-		if sub == nil {
-			continue
-		}
-		set := st.caller.proxy.delta(t)
-		for name, e := range sub.entries {
-			if t == snapshot.ClusterType && set.get(name) == nil {
-				continue // goes as well
+		sub, set := st.subs[t], st.caller.proxy.delta(t)
+		for name := range sub.pending(set) {
+			if isCarrier(t, name) || t == snapshot.ClusterType && set.get(name) == nil {
+				continue // uses nothing, or goes as well
 			}
-			if !isCarrier(t, name) && !sub.current(name, set) && e.mayUse(cluster) {
+			if e := sub.find(name); e != nil && e.mayUse(cluster) {
 				return true
 			}
 		}
@@ -138,8 +204,8 @@ func (st *stream) hold(r *resource) *Hold {
 		return nil
 	}
 	sub := st.subs[snapshot.ClusterType]
-	if sub == nil || !sub.requested {
-		return nil // its clusters come from elsewhere
+	if !sub.requested || sub.clean() {
+		return nil // its clusters come from elsewhere, or are all there
 	}
 	set := st.caller.proxy.delta(snapshot.ClusterType)
 	if !r.opaque {
@@ -164,7 +230,7 @@ func (sub *subscription) hold(r *resource, cluster string, set *resourceSet) *Ho
 	if c == nil || !sub.wants(cluster) || sub.current(cluster, set) {
 		return nil
 	}
-	e := sub.entries[cluster]
+	e := sub.find(cluster)
 	sent := e != nil && e.version == c.version && e.state == stateSent
 	return &Hold{Resource: r.name, Cluster: cluster, Rejected: !sent}
 }
@@ -182,6 +248,8 @@ func worse(a, b *Hold) *Hold {
 // wait for no answer, because Envoy answers about clusters only when it has
 // their endpoints.
 func (st *stream) advance() error {
+	st.follow()
+	st.appeal()
 	for _, sub := range st.order() {
 		if !sub.requested || st.early(sub.typ) {
 			continue
@@ -211,17 +279,31 @@ func (st *stream) order() []*subscription {
 	return append(list, st.others...)
 }
 
+// follow makes the view in force the one that all subscriptions are held
+// against.
+func (st *stream) follow() {
+	if c := st.subs[snapshot.ClusterType]; c.base != nil && c.base != st.caller.proxy.delta(c.typ) {
+		st.guard.hurry()
+	}
+	for _, sub := range st.order() {
+		sub.follow(st.caller.proxy.delta(sub.typ))
+	}
+}
+
 // rewarm notes, before a cluster is sent, that its endpoints have to follow
 // although the client has them: Envoy waits for them whenever a cluster that it
 // knows has changed, and does not ask for them again.
 func (st *stream) rewarm(updates []*resource) {
 	clusters, endpoints := st.subs[snapshot.ClusterType], st.subs[snapshot.EndpointType]
+	if clusters.base == nil && len(clusters.odd) == 0 {
+		return // it knows none
+	}
 	for _, r := range updates {
-		if r.typ != snapshot.ClusterType || r.endpoints == "" {
+		if r.typ != snapshot.ClusterType || r.endpoints == "" || endpoints.requested && !endpoints.wants(r.endpoints) {
 			continue
 		}
-		if e := clusters.entries[r.name]; e != nil && e.version != "" {
-			endpoints.resend[r.endpoints] = struct{}{}
+		if e := clusters.find(r.name); e != nil && e.version != "" {
+			endpoints.again(r.endpoints)
 		}
 	}
 }

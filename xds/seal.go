@@ -2,6 +2,7 @@ package xds
 
 import (
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
@@ -31,7 +32,7 @@ func (st *stream) seal() State {
 	sub, set := st.subs[snapshot.ClusterType], st.caller.proxy.delta(snapshot.ClusterType)
 	state := Synced
 	for _, name := range []string{snapshot.StatementCluster, snapshot.SealCluster} {
-		e, c := sub.entries[name], set.get(name)
+		e, c := sub.find(name), set.get(name)
 		switch {
 		case e == nil || e.version != c.version:
 			return ""
@@ -54,6 +55,50 @@ func (st *stream) early(t snapshot.TypeURL) bool {
 // bad for as long as its bytes are the same; what the guard refuses, it refuses
 // by its clock, by what it accepted before and by the statement it has.
 func fromGuard(text string) bool {
-	return strings.Contains(text, "meshseal-guard") ||
+	return strings.Contains(text, "meshseal guard: ") ||
 		names(text, snapshot.StatementCluster) || names(text, snapshot.SealCluster)
+}
+
+// carries reports whether a carrier is in the response. They come first.
+func (o *outstanding) carries() bool {
+	return len(o.updates) > 0 && isCarrier(o.updates[0].typ, o.updates[0].name)
+}
+
+// patience is when a stream sends again what a guard refused: after a while,
+// each time a longer one, and at once when there is another seal to judge it by.
+type patience struct {
+	next  time.Time     // by the runtime's clock; zero is: nothing was refused
+	delay time.Duration // before next
+}
+
+// maxPatience is the longest that what a guard refused waits.
+const maxPatience = 5 * time.Minute
+
+func (p *patience) refused(first time.Duration) {
+	p.delay = min(max(2*p.delay, first), maxPatience)
+	p.next = time.Now().Add(p.delay)
+}
+
+// hurry: the guard took a carrier, or gets another one, and may judge
+// differently now.
+func (p *patience) hurry() {
+	if p.delay = 0; !p.next.IsZero() {
+		p.next = time.Now()
+	}
+}
+
+// appeal has everything that the guard refused sent again, if it is time to.
+// It goes out in the order of all things, the carriers first.
+func (st *stream) appeal() {
+	if st.guard.next.IsZero() || time.Now().Before(st.guard.next) {
+		return
+	}
+	st.guard.next = time.Time{}
+	for _, sub := range st.order() {
+		for name, e := range sub.odd {
+			if e != nil && e.lapses && e.state == stateNacked {
+				sub.again(name)
+			}
+		}
+	}
 }

@@ -79,7 +79,7 @@ func compare(a, b []*resource) []string {
 				names = append(names, b[0].name)
 			}
 			a, b = a[1:], b[1:]
-		case len(b) == 0 || len(a) > 0 && before(a[0], b[0]):
+		case len(b) == 0 || len(a) > 0 && inOrder(a[0], b[0]) < 0:
 			names = append(names, a[0].name)
 			a = a[1:]
 		default:
@@ -90,16 +90,13 @@ func compare(a, b []*resource) []string {
 	return names
 }
 
-// before is the order of a set's list.
-func before(a, b *resource) bool {
-	if x, y := carrierRank(a), carrierRank(b); x != y {
-		return x < y
-	}
-	return a.name < b.name
+// inOrder is the order of a set's list.
+func inOrder(a, b *resource) int {
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.name, b.name))
 }
 
-// carrierRank is the place of a carrier, and of everything else.
-func carrierRank(r *resource) int {
+// rank is the place of a carrier, and of everything else.
+func rank(r *resource) int {
 	switch {
 	case !isCarrier(r.typ, r.name):
 		return 2

@@ -132,7 +132,7 @@ func (st *stream) answered(sub *subscription, o *outstanding, req *discoveryv3.D
 			sub.selection = st.server.selections.share(sub.selection)
 		}
 		if o.carries() {
-			st.guard.accepted()
+			st.guard.hurry()
 		}
 	}
 	st.event(e)

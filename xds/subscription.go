@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"slices"
 	"strings"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -29,52 +28,28 @@ type subscription struct {
 	typ       snapshot.TypeURL
 	requested bool // a first request was read
 	answered  bool // and a first response was sent
-	all       bool // subscribed to every resource of the type
-	names     map[string]struct{}
+	selection
+	known
 	// resend are names to be sent although the client has their version.
-	resend  map[string]struct{}
-	entries map[string]*entry
+	resend map[string]struct{}
 	// outstanding are the responses that the client has not answered.
 	outstanding []*outstanding
 	nack        *Nack
 	acked       string // root of the snapshot that was last in force entirely
+
+	// counted is how many resources of a set a selection has.
+	counted struct {
+		set *resourceSet
+		of  *sharedNames
+		n   int
+	}
 
 	// What the last plan had to leave out, by name.
 	held     []Hold
 	withheld []string
 }
 
-// entry is what the client has of one resource, as far as the server knows.
-type entry struct {
-	version string // last sent or claimed; empty for "does not exist"
-	seq     uint64 // the response that said so
-	state   entryState
-	// may are all versions that may be in force in the client: the last one
-	// acknowledged and what was sent since.
-	may []*resource
-	// foreign: also a version that this server does not know.
-	foreign bool
-	// refused is the root of the snapshot whose removal of the resource the
-	// client rejected. The next snapshot tries again.
-	refused string
-}
-
-type entryState int
-
-const (
-	stateSent entryState = iota
-	stateAcked
-	stateNacked
-)
-
-func newSubscription(t snapshot.TypeURL) *subscription {
-	return &subscription{
-		typ:     t,
-		names:   map[string]struct{}{},
-		resend:  map[string]struct{}{},
-		entries: map[string]*entry{},
-	}
-}
+func newSubscription(t snapshot.TypeURL) *subscription { return &subscription{typ: t} }
 
 // hasWildcard are the types in which a first request that names nothing means
 // everything. For the others it means nothing, yet.
@@ -82,13 +57,16 @@ func hasWildcard(t snapshot.TypeURL) bool {
 	return t == snapshot.ClusterType || t == snapshot.ListenerType
 }
 
-// wants reports whether the client subscribed to the name.
-func (sub *subscription) wants(name string) bool {
-	return sub.all || sub.named(name)
+// again notes that a name has to be sent although the client has its version.
+func (sub *subscription) again(name string) {
+	if sub.resend == nil {
+		sub.resend = map[string]struct{}{}
+	}
+	sub.resend[name] = struct{}{}
 }
 
-func (sub *subscription) named(name string) bool {
-	_, ok := sub.names[name]
+func (sub *subscription) resends(name string) bool {
+	_, ok := sub.resend[name]
 	return ok
 }
 
@@ -98,11 +76,11 @@ func (sub *subscription) subscribe(req *discoveryv3.DeltaDiscoveryRequest, set *
 	firstRequest := !sub.requested
 	sub.requested = true
 	if firstRequest && len(req.GetResourceNamesSubscribe()) == 0 && hasWildcard(sub.typ) {
-		sub.all = true
+		sub.addAll()
 	}
 	for _, name := range req.GetResourceNamesSubscribe() {
 		if name == wildcard {
-			sub.all = true
+			sub.addAll()
 			continue
 		}
 		if err := sub.add(name, set); err != nil {
@@ -118,14 +96,31 @@ func (sub *subscription) subscribe(req *discoveryv3.DeltaDiscoveryRequest, set *
 	return nil
 }
 
+// addAll subscribes to everything.
+func (sub *subscription) addAll() {
+	if sub.all {
+		return
+	}
+	sub.all = true
+	if sub.base == nil {
+		return
+	}
+	for _, r := range sub.base.list {
+		if !sub.named(r.name) {
+			sub.unknown(r.name)
+		}
+	}
+}
+
 // add subscribes to a name. A client that names a resource again may have lost
 // it, so it is sent again.
 func (sub *subscription) add(name string, set *resourceSet) error {
 	if name == "" || len(name) > maxName {
 		return refusal(codes.InvalidArgument, "a resource name has to have 1 to %d bytes, this one has %d", maxName, len(name))
 	}
-	if sub.entries[name] != nil {
-		sub.resend[name] = struct{}{}
+	told := sub.find(name) != nil
+	if told {
+		sub.again(name)
 	}
 	if sub.named(name) {
 		return nil
@@ -133,7 +128,15 @@ func (sub *subscription) add(name string, set *resourceSet) error {
 	if len(sub.names) >= len(set.list)+maxAbsent {
 		return refusal(codes.ResourceExhausted, "the stream subscribes to %d resources that do not exist: subscribe to fewer", maxAbsent)
 	}
-	sub.names[strings.Clone(name)] = struct{}{}
+	if r := set.get(name); r != nil {
+		name = r.name
+	} else {
+		name = strings.Clone(name)
+	}
+	if sub.base != nil && !told {
+		sub.unknown(name)
+	}
+	sub.selection = sub.with(name)
 	return nil
 }
 
@@ -142,7 +145,12 @@ func (sub *subscription) add(name string, set *resourceSet) error {
 func (sub *subscription) remove(name string) {
 	if name == wildcard {
 		sub.all = false
-		for n := range sub.entries {
+		for n := range sub.odd {
+			if !sub.wants(n) {
+				sub.drop(n)
+			}
+		}
+		for n := range sub.resend {
 			if !sub.wants(n) {
 				sub.drop(n)
 			}
@@ -152,16 +160,20 @@ func (sub *subscription) remove(name string) {
 	if !sub.named(name) {
 		return
 	}
-	delete(sub.names, name)
 	if sub.all {
-		sub.resend[name] = struct{}{}
-		return
+		if e := sub.find(name); e != nil {
+			sub.except(name, e)
+		}
+		sub.again(name)
 	}
-	sub.drop(name)
+	if sub.selection = sub.without(name); !sub.all {
+		sub.drop(name)
+	}
 }
 
+// drop forgets a name that the client does not ask for any more.
 func (sub *subscription) drop(name string) {
-	delete(sub.entries, name)
+	delete(sub.odd, name)
 	delete(sub.resend, name)
 }
 
@@ -169,20 +181,29 @@ func (sub *subscription) drop(name string) {
 // is this server's own counts as acknowledged, so it is not sent; that is all
 // that a lie can bring about. Any other is replaced or removed.
 func (sub *subscription) claim(versions map[string]string, set *resourceSet) error {
-	foreign := 0
+	own, foreign := 0, 0
 	for name, version := range versions {
 		if !sub.wants(name) || name == "" || len(name) > maxName {
 			continue
 		}
 		if r := set.get(name); r != nil && r.version == version {
-			sub.entries[r.name] = &entry{version: r.version, state: stateAcked, may: []*resource{r}}
+			own++
 			continue
 		}
 		if foreign++; foreign > maxForeign {
 			return refusal(codes.ResourceExhausted, "the client has more than %d resources of type %s that the snapshot in force does not have: restart it", maxForeign, sub.typ)
 		}
-		sub.entries[strings.Clone(name)] = &entry{version: claimed, state: stateAcked, foreign: true}
+		sub.except(strings.Clone(name), &entry{version: claimed, state: stateAcked, foreign: true})
 	}
+	if own == 0 {
+		return nil
+	}
+	for name := range sub.asked(set) {
+		if r := set.get(name); r == nil || versions[name] != r.version {
+			sub.unknown(name)
+		}
+	}
+	sub.base = set
 	return nil
 }
 
@@ -191,60 +212,30 @@ func (sub *subscription) claim(versions map[string]string, set *resourceSet) err
 const claimed = "?"
 
 // record notes what a response tells the client.
-func (sub *subscription) record(seq uint64, nonce, root string, updates []*resource, removals []string) {
-	sub.outstanding = append(sub.outstanding, &outstanding{nonce: nonce, seq: seq, root: root, updates: updates, removals: removals})
+func (sub *subscription) record(o *outstanding, whole bool, set *resourceSet) {
+	sub.outstanding = append(sub.outstanding, o)
 	sub.answered = true
-	for _, r := range updates {
-		e := sub.entry(r.name)
-		e.version, e.seq, e.state = r.version, seq, stateSent
+	if len(sub.resend) > 0 {
+		for name := range o.names() {
+			delete(sub.resend, name)
+		}
+	}
+	if whole {
+		sub.base, sub.told = set, o.seq
+		return
+	}
+	if sub.base == nil {
+		sub.begin(set)
+	}
+	for _, r := range o.updates {
+		e := sub.touch(r.name)
+		e.version, e.seq, e.state, e.lapses = r.version, o.seq, stateSent, false
 		if n := len(e.may); n == 0 || e.may[n-1] != r {
 			e.may = append(e.may, r)
 		}
-		delete(sub.resend, r.name)
 	}
-	for _, name := range removals {
-		e := sub.entry(name)
-		e.version, e.seq, e.state = "", seq, stateSent
-		delete(sub.resend, name)
+	for _, name := range o.removals {
+		e := sub.touch(name)
+		e.version, e.seq, e.state, e.lapses = "", o.seq, stateSent, false
 	}
-}
-
-func (sub *subscription) entry(name string) *entry {
-	e := sub.entries[name]
-	if e == nil {
-		e = new(entry)
-		sub.entries[name] = e
-	}
-	return e
-}
-
-// current reports whether the client has acknowledged what the set says about
-// the name.
-func (sub *subscription) current(name string, set *resourceSet) bool {
-	e, r := sub.entries[name], set.get(name)
-	if e == nil {
-		return r == nil || !sub.wants(name)
-	}
-	version := ""
-	if r != nil {
-		version = r.version
-	}
-	return e.version == version && e.state == stateAcked
-}
-
-// pending are the names in which the client and the set differ or may differ.
-func (sub *subscription) pending(set *resourceSet) []string {
-	var list []string
-	for name := range sub.entries {
-		if !sub.current(name, set) {
-			list = append(list, name)
-		}
-	}
-	for _, r := range set.list {
-		if sub.entries[r.name] == nil && sub.wants(r.name) {
-			list = append(list, r.name)
-		}
-	}
-	slices.Sort(list)
-	return list
 }
