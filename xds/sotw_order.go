@@ -187,7 +187,9 @@ func (w *world) removable(sub *worldSub, name string) bool {
 		// come in one response then.
 		return len(sub.held) == 0
 	}
-	return !w.inUse(name)
+	// A client that asks for clusters by name asks for those that it needs: it
+	// takes the name off when the last call over the cluster has ended.
+	return sub.all && !w.inUse(name)
 }
 
 // settled reports whether the client has acknowledged all that the view has of

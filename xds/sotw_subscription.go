@@ -97,7 +97,7 @@ func (sub *worldSub) subscribe(names []string, set *resourceSet) error {
 	}
 	sub.asked = sub.asked || all && !sub.all
 	for name := range wanted {
-		if _, before := sub.names[name]; !before {
+		if _, before := sub.names[name]; !before && sub.has[name] == nil {
 			sub.asked = true
 		}
 	}
