@@ -54,6 +54,10 @@ func (a *rememberer) record() Record { return a.of }
 
 func (a *rememberer) restart(t testing.TB, configured Trust) {
 	t.Helper()
+	if a.of.High().IsZero() {
+		a.of = NewRecord(configured)
+		return
+	}
 	data, err := a.of.Bytes()
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +146,19 @@ func (a *guardian) restart(t testing.TB, configured Trust) {
 func (a *guardian) forget(sequence uint64) error {
 	_, err := RecoverRecord(a.path, sequence)
 	return err
+}
+
+// adopted is the record of somebody who trusts tr and adopted each in turn.
+func adopted(t testing.TB, tr Trust, each ...Verified) Record {
+	t.Helper()
+	r := NewRecord(tr)
+	for _, v := range each {
+		var err error
+		if r, err = r.Next(v, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
 }
 
 // draftAt is the shop at a sequence, with other content if extra says so, whose

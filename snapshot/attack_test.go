@@ -37,48 +37,34 @@ func shopAt(t testing.TB, k Signer, sequence uint64, extra string, when time.Tim
 	return s
 }
 
-// adopted is the record of somebody who trusts tr and adopted each in turn.
-func adopted(t testing.TB, tr Trust, each ...Verified) Record {
-	t.Helper()
-	r := NewRecord(tr)
-	for _, v := range each {
-		var err error
-		if r, err = r.Next(v, nil); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return r
-}
-
-// refuses demands that r does not let candidate follow, as a snapshot and as
-// the seal of a proxy.
-func refuses(t testing.TB, r Record, candidate *Snapshot, code string) {
-	t.Helper()
-	_, err := r.Next(candidate, nil)
-	wantCode(t, err, code)
-	_, err = r.Next(&Sealed{envelope: candidate.envelope}, nil)
-	wantCode(t, err, code)
-}
-
 func TestRollback(t *testing.T) {
 	k := newKey(t, Ed25519)
-	current, older := shopAt(t, k, 7, "", now), shopAt(t, k, 6, "", now.Add(time.Minute))
-	record := adopted(t, trust(t, 1, k), current)
-	refuses(t, record, older, "ROLLBACK")
-	// The same snapshot by an older statement would bring an earlier expiry
-	// back.
-	refuses(t, record, shopAt(t, k, 7, "", now.Add(-time.Second)), "ROLLBACK")
-	for _, next := range []*Snapshot{current, shopAt(t, k, 7, "", now.Add(time.Hour)), shopAt(t, k, 8, "new", now)} {
-		if after, err := record.Next(next, nil); err != nil || after.High().Sequence != next.Statement().Sequence {
-			t.Error(after.High(), err)
+	tr := trust(t, 1, k)
+	everyAdopter(t, tr, func(t *testing.T, a adopter) {
+		accepts(t, a, draftAt(t, 7, "", now, Trust{}, k), now, tr)
+		for range 2 {
+			rejects(t, a, draftAt(t, 6, "", now.Add(time.Minute), Trust{}, k), now.Add(time.Minute), "ROLLBACK")
+			// The same snapshot by an older statement would bring an earlier
+			// expiry back.
+			rejects(t, a, draftAt(t, 7, "", now.Add(-time.Second), Trust{}, k), now, "ROLLBACK")
+			a.restart(t, tr)
 		}
-	}
+		accepts(t, a, draftAt(t, 7, "", now, Trust{}, k), now, tr)
+		accepts(t, a, draftAt(t, 7, "", now.Add(time.Hour), Trust{}, k), now.Add(time.Hour), tr)
+		accepts(t, a, draftAt(t, 8, "new", now, Trust{}, k), now, tr)
+	})
 }
 
 func TestFastForward(t *testing.T) {
 	k := newKey(t, Ed25519)
-	current, fork := shopAt(t, k, 7, "", now), shopAt(t, k, 7, "fork", now.Add(time.Minute))
-	refuses(t, adopted(t, trust(t, 1, k), current), fork, "FORK")
+	tr := trust(t, 1, k)
+	everyAdopter(t, tr, func(t *testing.T, a adopter) {
+		accepts(t, a, draftAt(t, 7, "", now, Trust{}, k), now, tr)
+		for range 2 {
+			rejects(t, a, draftAt(t, 7, "fork", later(60), Trust{}, k), later(60), "FORK")
+			a.restart(t, tr)
+		}
+	})
 	// No sequence is so high that integers in JSON stop telling it from the
 	// next one, or that nothing can follow by overflow.
 	for _, n := range []uint64{0, MaxSequence + 1, math.MaxUint64} {
@@ -87,6 +73,50 @@ func TestFastForward(t *testing.T) {
 		_, err := New(shop(t), commit)
 		wantCode(t, err, "STATEMENT_MALFORMED")
 	}
+}
+
+// A thief with enough keys signs a sequence that no honest commit reaches. From
+// then on nothing honest is adopted, until the record is forgotten by hand.
+func TestFastForwardAndRecovery(t *testing.T) {
+	stolen, fresh := newKey(t, Ed25519), newKey(t, Ed25519)
+	before, after := trust(t, 1, stolen), trust(t, 1, fresh)
+	honest, evil := draftAt(t, 8, "", later(2), Trust{}, fresh), draftAt(t, MaxSequence, "evil", later(1), Trust{}, stolen)
+	everyAdopter(t, before, func(t *testing.T, a adopter) {
+		accepts(t, a, draftAt(t, 7, "", now, Trust{}, stolen), now, before)
+		accepts(t, a, evil, later(1), before)
+		// New keys lower nothing: neither declared nor configured.
+		rejects(t, a, draftAt(t, 8, "", later(2), after, stolen, fresh), later(2), "ROLLBACK")
+		a.restart(t, after)
+		rejects(t, a, honest, later(2), "ROLLBACK")
+		if _, ok := a.(*rememberer); !ok {
+			if err := a.forget(8); err == nil {
+				t.Error("a record was forgotten by another number")
+			}
+			a.restart(t, after)
+			rejects(t, a, honest, later(2), "ROLLBACK")
+		}
+		if err := a.forget(MaxSequence); err != nil {
+			t.Fatal(err)
+		}
+		a.restart(t, after)
+		rejects(t, a, evil, later(2), "SIGNATURE_UNTRUSTED")
+		accepts(t, a, honest, later(2), after)
+	})
+}
+
+// A key that was replaced in time cannot be used to run ahead.
+func TestFastForwardAfterARotation(t *testing.T) {
+	stolen, fresh := newKey(t, Ed25519), newKey(t, Ed25519)
+	before, after := trust(t, 1, stolen), trust(t, 1, fresh)
+	everyAdopter(t, before, func(t *testing.T, a adopter) {
+		accepts(t, a, draftAt(t, 7, "", now, Trust{}, stolen), now, before)
+		accepts(t, a, draftAt(t, 7, "", later(1), after, stolen, fresh), later(1), after)
+		for range 2 {
+			rejects(t, a, draftAt(t, MaxSequence, "evil", later(1), Trust{}, stolen), later(1), "SIGNATURE_UNTRUSTED")
+			a.restart(t, before)
+		}
+		accepts(t, a, draftAt(t, 8, "", later(2), Trust{}, fresh), later(2), after)
+	})
 }
 
 func TestIndefiniteFreeze(t *testing.T) {
@@ -104,6 +134,13 @@ func TestIndefiniteFreeze(t *testing.T) {
 		wantCode(t, err, "STATEMENT_EXPIRED")
 		wantCode(t, s.ValidAt(when), "STATEMENT_EXPIRED")
 	}
+	everyAdopter(t, tr, func(t *testing.T, a adopter) {
+		d := draftAt(t, 7, "", now, Trust{}, k)
+		rejects(t, a, d, end, "STATEMENT_EXPIRED")
+		accepts(t, a, d, end.Add(-time.Second), tr)
+		a.restart(t, tr)
+		rejects(t, a, d, end, "STATEMENT_EXPIRED")
+	})
 	// Renewed: the same root, a later expiry.
 	d, err := s.Draft().Sign(k, SignOptions{Now: now.Add(12 * time.Hour), Renew: true})
 	if err != nil {
@@ -226,8 +263,10 @@ func TestMixAndMatch(t *testing.T) {
 		if errA != nil || errB != nil {
 			t.Fatal(errA, errB)
 		}
-		_, err := VerifySeal(Seal{Statement: sa.Statement, List: sb.List}, tr, "web", "shop", now)
-		wantCode(t, err, "SEAL_PROOF")
+		for _, mixed := range []Seal{{sa.Statement, sb.List}, {sb.Statement, sa.List}} {
+			_, err := VerifySeal(mixed, tr, "web", "shop", now)
+			wantCode(t, err, "SEAL_PROOF")
+		}
 	})
 }
 
@@ -262,6 +301,16 @@ func TestEndlessData(t *testing.T) {
 	p.envelope = bytes.Repeat([]byte(" "), maxEnvelope+1)
 	_, err = Open(p.bytes(), tr, now)
 	wantCode(t, err, "FILE_MALFORMED")
+	seal, err := s.Seal("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = VerifySeal(Seal{Statement: p.envelope, List: seal.List}, tr, "web", "shop", now)
+	wantCode(t, err, "SEAL_MALFORMED")
+	_, err = VerifySeal(Seal{Statement: seal.Statement, List: make([]byte, MaxFile+1)}, tr, "web", "shop", now)
+	wantCode(t, err, "FILE_TOO_LARGE")
+	_, err = ParseRecord(bytes.Repeat([]byte(" "), maxRecord+1), tr)
+	wantCode(t, err, "STORE_MALFORMED")
 	_, err = parseStatement(bytes.Repeat([]byte(" "), maxStatement+1))
 	wantCode(t, err, "STATEMENT_MALFORMED")
 }
@@ -298,6 +347,52 @@ func TestArbitrarySoftware(t *testing.T) {
 	}
 	_, err = (&Draft{file: f}).Verify(trust(t, 1, mine), now)
 	wantCode(t, err, "SIGNATURE_INVALID")
+	tr := trust(t, 1, mine)
+	everyAdopter(t, tr, func(t *testing.T, a adopter) {
+		for range 2 {
+			rejects(t, a, draftAt(t, 8, "", now, Trust{}), now, "SIGNATURE_MISSING")
+			rejects(t, a, draftAt(t, 8, "", now, Trust{}, other), now, "SIGNATURE_UNTRUSTED")
+			rejects(t, a, draftAt(t, 8, "", now, trust(t, 1, other), other), now, "SIGNATURE_UNTRUSTED")
+			rejects(t, a, &Draft{file: f}, now, "SIGNATURE_INVALID")
+			accepts(t, a, draftAt(t, 7, "", now, Trust{}, mine), now, tr)
+			a.restart(t, tr)
+		}
+	})
+}
+
+// What an honest signer made for somebody else.
+func TestWrongSoftware(t *testing.T) {
+	k := newKey(t, Ed25519)
+	tr := trust(t, 1, k)
+	c := shop(t)
+	c.Mesh.Name = "mall"
+	commit := testCommit
+	commit.Sequence = 100
+	mall := signed(t, build(t, c, commit), k)
+	everyAdopter(t, tr, func(t *testing.T, a adopter) {
+		accepts(t, a, draftAt(t, 7, "", now, Trust{}, k), now, tr)
+		for range 2 {
+			rejects(t, a, mall, now, "MESH_MISMATCH")
+			a.restart(t, tr)
+		}
+	})
+	// The record alone keeps another mesh out, whoever verified its seal.
+	s, err := mall.Verify(tr, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal, err := s.Seal("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := VerifySeal(seal, tr, "web", "mall", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = adopted(t, tr, shopAt(t, k, 7, "", now)).Next(other, nil)
+	wantCode(t, err, "MESH_MISMATCH")
+	_, err = VerifySeal(seal, tr, "orders", "mall", now)
+	wantCode(t, err, "SEAL_PROXY")
 }
 
 func TestKeyCompromiseBelowTheThreshold(t *testing.T) {
@@ -330,6 +425,16 @@ func TestKeyCompromiseBelowTheThreshold(t *testing.T) {
 	}
 	_, err = tr.verify(raw)
 	wantCode(t, err, "SIGNATURE_THRESHOLD")
+	// Nor can it change the keys.
+	everyAdopter(t, tr, func(t *testing.T, who adopter) {
+		accepts(t, who, draftAt(t, 7, "", now, Trust{}, a, b), now, tr)
+		for range 2 {
+			for _, evil := range []Trust{{}, trust(t, 1, thief), trust(t, 1, a, thief), trust(t, 1, a, b, c)} {
+				rejects(t, who, draftAt(t, 8, "", later(1), evil, a, thief), later(1), "SIGNATURE_THRESHOLD")
+			}
+			who.restart(t, tr)
+		}
+	})
 }
 
 // A signature that does not verify, and one by an unknown key, change nothing
