@@ -4,8 +4,8 @@ package main
 
 // #include "abi.h"
 //
-// static const char abi_version[] = "v0.2.0";
-// static const char* version(void) { return abi_version; }
+// extern const char meshseal_guard_abi_version[];
+// static const char* version(void) { return meshseal_guard_abi_version; }
 //
 // // The one validator that there is; its address is what Envoy holds.
 // static char validator;
@@ -21,9 +21,6 @@ import (
 	"meshseal/guard"
 	"meshseal/snapshot"
 )
-
-// extension is the only implementation in this module.
-const extension = "meshseal"
 
 // process is what all validators of this Envoy share.
 var process guard.Process
@@ -54,8 +51,8 @@ func open(name, config C.abi_buffer) error {
 	if err != nil {
 		return err
 	}
-	if string(n) != extension {
-		return fmt.Errorf("extension_name is %q; this module has %q only", n, extension)
+	if string(n) != guard.ExtensionName {
+		return fmt.Errorf("extension_name is %q; this module has %q only", n, guard.ExtensionName)
 	}
 	text, err := view(config)
 	if err != nil {

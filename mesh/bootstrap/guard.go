@@ -15,10 +15,6 @@ import (
 	"meshseal/snapshot"
 )
 
-// guardExtension is the name of the validator in the module and in the
-// bootstrap.
-const guardExtension = "meshseal"
-
 // Guard is the module that makes an Envoy refuse what is not sealed.
 type Guard struct {
 	// File is the absolute path of libmeshseal_guard.so where the Envoy runs.
@@ -62,7 +58,7 @@ func (c Config) validators() ([]*corev3.TypedExtensionConfig, error) {
 				// A module with Go's runtime in it cannot be unloaded.
 				DoNotClose: true,
 			},
-			ExtensionName:   guardExtension,
+			ExtensionName:   guard.ExtensionName,
 			ExtensionConfig: settings,
 			TypeUrls:        []string{string(url)},
 		})
