@@ -57,6 +57,9 @@ func (f *RecordFile) Record() Record {
 func (f *RecordFile) Keep(next Record) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if next.high.IsZero() {
+		return fmt.Errorf("%w: nothing was adopted that it could hold", ErrStore)
+	}
 	if f.path == "" {
 		if err := f.record.precedes(next); err != nil {
 			return err

@@ -320,6 +320,38 @@ func TestCrashWhileAdopting(t *testing.T) {
 	}
 }
 
+// The process ends between the two renames of an adoption that changes the
+// keys: the stored snapshot, which both sets have signed, brings them along.
+func TestCrashWhileTheKeysChange(t *testing.T) {
+	a, b := newKey(t, Ed25519), newKey(t, Ed25519)
+	ta, tb := trust(t, 1, a), trust(t, 1, b)
+	who := &storekeeper{Store: openStore(t, t.TempDir(), ta)}
+	t.Cleanup(func() { who.Close() })
+	accepts(t, who, draftAt(t, 7, "", now, Trust{}, a), now, ta)
+	next := draftAt(t, 8, "", now, tb, a, b)
+	if err := os.WriteFile(who.path(snapshotFile), next.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time, what the first one mended
+		who.restart(t, ta)
+		if who.err != nil || who.loaded.Root() != next.Root() || !who.Trust().Equal(tb) || who.record().High().Sequence != 8 {
+			t.Fatalf("%v count, the highest is %+v: %v", who.Trust().KeyIDs(), who.record().High(), who.err)
+		}
+	}
+	// Signed by one set only it is nobody's, and the mark stays.
+	for _, signers := range [][]Signer{{a}, {b}} {
+		if err := os.WriteFile(who.path(snapshotFile), draftAt(t, 9, "", now, ta, signers...).Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if who.restart(t, ta); Code(who.err) != "SIGNATURE_UNTRUSTED" && Code(who.err) != "SIGNATURE_ROTATION" {
+			t.Error(who.err)
+		}
+		if who.loaded != nil || who.record().High().Sequence != 8 || !who.Trust().Equal(tb) {
+			t.Errorf("it counts: %+v", who.record().High())
+		}
+	}
+}
+
 // An error while writing leaves the one before in force.
 func TestDiskThatCannotBeWritten(t *testing.T) {
 	k := newKey(t, Ed25519)
@@ -393,30 +425,73 @@ func adoptForever(dir string) {
 	}
 }
 
-// The process is killed at whatever moment of adopting it is in. What it had
-// reported as adopted is there at the next start, and nothing unverified.
-func TestKill9(t *testing.T) {
+// adopting starts a process that adopts one snapshot after the other into
+// dir/state and writes the sequence of each to the scanner; it ends when it is
+// killed.
+func adopting(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashDir+"="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, bufio.NewScanner(out)
+}
+
+// crashable prepares a folder for adopting.
+func crashable(t *testing.T, k *PrivateKey) string {
+	t.Helper()
 	dir := t.TempDir()
-	k := newKey(t, Ed25519)
 	if err := WriteKeyFiles(filepath.Join(dir, "key"), k); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "content"), build(t, shop(t), testCommit).Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+func TestTwoProcessesOnOneStateFolder(t *testing.T) {
+	k := newKey(t, Ed25519)
+	tr := trust(t, 1, k)
+	dir := crashable(t, k)
+	cmd, lines := adopting(t, dir)
+	if !lines.Scan() {
+		t.Fatal("it adopts nothing")
+	}
+	_, err := OpenStore(filepath.Join(dir, "state"), tr)
+	wantCode(t, err, "STORE_LOCKED")
+	_, err = RecoverStore(filepath.Join(dir, "state"), 0)
+	wantCode(t, err, "STORE_LOCKED")
+	before := lines.Text()
+	if !lines.Scan() || lines.Text() == before {
+		t.Error("the first one was disturbed")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("it ended by itself")
+	}
+	if snap, err := openStore(t, filepath.Join(dir, "state"), tr).Load(now); err != nil || snap == nil {
+		t.Error(snap, err)
+	}
+}
+
+// The process is killed at whatever moment of adopting it is in. What it had
+// reported as adopted is there at the next start, and nothing unverified.
+func TestKill9(t *testing.T) {
+	k := newKey(t, Ed25519)
+	dir := crashable(t, k)
 	var last uint64
 	for round := range 8 {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), crashDir+"="+dir)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
+		cmd, lines := adopting(t, dir)
 		for n := 0; lines.Scan(); n++ {
+			var err error
 			if last, err = strconv.ParseUint(lines.Text(), 10, 64); err != nil {
 				t.Fatal(lines.Text())
 			}
