@@ -45,3 +45,56 @@ func BenchmarkRenew(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkSeal prints what docs/snapshot.md tells of the cost of a seal: for
+// proxies of many sizes the bytes of its two parts, the time to make it and its
+// carriers, and the time to verify it.
+func BenchmarkSeal(b *testing.B) {
+	k := newKey(b, Ed25519)
+	tr := trust(b, 1, k)
+	for _, n := range []int{10, 1_000, 10_000} {
+		s, err := signed(b, build(b, proxyOf(b, n), testCommit), k).Verify(tr, now)
+		if err != nil {
+			b.Fatal(err)
+		}
+		seal, err := s.Seal("large")
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("build/%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				again, err := s.Seal("large")
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := again.Carriers(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(len(seal.List)), "list-bytes")
+			b.ReportMetric(float64(len(seal.Statement)), "statement-bytes")
+		})
+		b.Run(fmt.Sprintf("verify/%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := VerifySeal(seal, tr, "large", "shop", now); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// proxyOf is the shop with one more proxy, which holds n clusters with names
+// as long as real ones.
+func proxyOf(b *testing.B, n int) Content {
+	c := shop(b)
+	p := Proxy{Name: "large", ID: id("/large")}
+	for i := range n {
+		name := fmt.Sprintf("outbound-8080-service-%05d.prod", i)
+		p.Entries = append(p.Entries, put(b, &c, ClusterType, name, &clusterv3.Cluster{Name: name}))
+	}
+	c.Proxies = append(c.Proxies, p)
+	return c
+}
