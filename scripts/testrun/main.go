@@ -53,7 +53,13 @@ func run(t *tally) error {
 	if err := t.stage("unit tests", goTest(unit...)); err != nil {
 		return err
 	}
-	return t.stage("tests on a real Envoy", goTest(integration...))
+	if err := t.stage("tests on a real Envoy", goTest(integration...)); err != nil {
+		return err
+	}
+	// A module of its own: its client needs modules that the program does not.
+	proxyless := goTest("./...")
+	proxyless.Dir = "integration/grpcxds"
+	return t.stage("tests on a real gRPC client", proxyless)
 }
 
 // goTest leaves go vet to make check: it would compile every dependency a
