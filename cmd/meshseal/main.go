@@ -20,6 +20,7 @@ const (
 	exitOK      = 0 // clean, allowed, verified, equal
 	exitFinding = 1 // a finding, a denial, a failed verification, a difference
 	exitUsage   = 2 // an error, or wrong usage
+	exitUnknown = 3 // it could not be found out
 )
 
 // exitError ends the program with a code of its own. A command whose output
@@ -76,7 +77,7 @@ xDS, and answers ext_authz: who calls, what it runs, which sealed listener,
 route and cluster carried the request, and what Rego says.
 
 Exit codes: 0 clean, allowed or verified; 1 a finding, a denial or a failed
-verification; 2 an error or wrong usage.`,
+verification; 2 an error or wrong usage; 3 it could not be found out.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
@@ -90,7 +91,7 @@ verification; 2 an error or wrong usage.`,
 	for group, commands := range map[string][]*cobra.Command{
 		"repository": {initCommand(), testCommand(), digestCommand()},
 		"snapshot":   {keygenCommand(), buildCommand(), signCommand(), verifyCommand(), showCommand(), diffCommand()},
-		"run":        {serveCommand(), bootstrapCommand(), statusCommand(), recoverCommand(), devCommand()},
+		"run":        {serveCommand(), bootstrapCommand(), doctorCommand(), statusCommand(), recoverCommand(), devCommand()},
 	} {
 		for _, c := range commands {
 			c.GroupID = group
