@@ -379,6 +379,7 @@ func TestProxylessClient(t *testing.T) {
 
 	t.Run("a cluster changes and its endpoints do not", func(t *testing.T) {
 		m.adopt(listener(t, 0), table("a"), cluster("a", time.Second), endpoints("a", one))
+		m.becomes(xds.Synced) // it has taken the cluster of before off
 		answers(t, c, "one")
 		done := busy(t, c, "")
 		m.adopt(listener(t, 0), table("a"), cluster("a", 2*time.Second), endpoints("a", one))
