@@ -21,6 +21,7 @@ const (
 	doing  = "MESHSEAL_FAULTS_DO"
 	where  = "MESHSEAL_FAULTS_DIR"    // state folder, or path of a record
 	inputs = "MESHSEAL_FAULTS_INPUTS" // folder with public, a and b
+	number = "MESHSEAL_FAULTS_NUMBER" // of a racer
 )
 
 // now is the time of all of it: a value, so that nothing expires.

@@ -54,13 +54,26 @@ const (
 	laps   = 8
 )
 
+// order is which snapshots a racer takes: the even ones the newest first, the
+// odd ones all but the newest, one after the other.
+func order() []int {
+	var all []int
+	for i := range laps {
+		all = append(all, i)
+	}
+	if strings.Trim(os.Getenv(number), "02468") == "" {
+		return append([]int{laps - 1}, all...)
+	}
+	return all[:laps-1]
+}
+
 // race adopts one snapshot after the other and says which; others do the same.
 func race() error {
 	t, err := trusted()
 	if err != nil {
 		return err
 	}
-	for i := range laps {
+	for _, i := range order() {
 		next, err := load(fmt.Sprint("lap-", i), t)
 		if err != nil {
 			return err
@@ -97,7 +110,7 @@ func raceRecord() error {
 	if err != nil {
 		return err
 	}
-	for i := range laps {
+	for _, i := range order() {
 		s, err := load(fmt.Sprint("lap-", i), t)
 		if err != nil {
 			return err
@@ -139,7 +152,9 @@ func TestManyProcessesOneFolder(t *testing.T) {
 			outputs := make([]string, racers)
 			for i := range racers {
 				group.Go(func() {
-					out, err := w.helper(doing, dir).CombinedOutput()
+					cmd := w.helper(doing, dir)
+					cmd.Env = append(cmd.Env, fmt.Sprint(number, "=", i))
+					out, err := cmd.CombinedOutput()
 					if outputs[i] = string(out); err != nil {
 						t.Errorf("process %d: %v\n%s", i, err, out)
 					}
