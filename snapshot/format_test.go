@@ -268,3 +268,62 @@ func jsonInt(n int) string {
 	b, _ := json.Marshal(n)
 	return string(b)
 }
+
+// The parts that come to an Envoy, written by the documentation alone: protobuf
+// by hand, a tag and a length before each field.
+func TestCarriersAreAsSpecified(t *testing.T) {
+	field := func(tag []byte, value []byte) []byte {
+		out := binary.AppendUvarint(slices.Clone(tag), uint64(len(value)))
+		return append(out, value...)
+	}
+	s, _ := sealedShop(t)
+	seal, err := s.Seal("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	carriers, err := seal.Carriers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := []struct {
+		name string
+		data []byte
+	}{{"meshseal-statement", seal.Statement}, {"meshseal-seal", seal.List}}
+	if len(carriers) != len(parts) {
+		t.Fatalf("%d carriers", len(carriers))
+	}
+	for i, part := range parts {
+		value := field([]byte{1<<3 | 2}, part.data)
+		payload := append(field([]byte{1<<3 | 2}, []byte("type.googleapis.com/google.protobuf.BytesValue")), field([]byte{2<<3 | 2}, value)...)
+		entry := append(field([]byte{1<<3 | 2}, []byte("meshseal")), field([]byte{2<<3 | 2}, payload)...)
+		cluster := slices.Concat(
+			field([]byte{1<<3 | 2}, []byte(part.name)),
+			[]byte{4<<3 | 2, 2, 1 << 3, 1}, // connect_timeout: seconds 1
+			field([]byte{25<<3&0x7f | 2 | 0x80, 25 >> 4}, field([]byte{2<<3 | 2}, entry)),
+			[]byte{2 << 3, 0}, // type: STATIC
+		)
+		if c := carriers[i]; c.Name != part.name || !bytes.Equal(c.Body, cluster) {
+			t.Errorf("%s is\n%q\nby the specification\n%q", c.Name, c.Body, cluster)
+		}
+	}
+}
+
+func TestDeclaredKeysAreAsSpecified(t *testing.T) {
+	a, b, c := newKey(t, Ed25519), newKey(t, ECDSAP256), newKey(t, Ed25519)
+	ders := [][]byte{b.public.der, c.public.der}
+	slices.SortFunc(ders, func(x, y []byte) int {
+		hx, hy := sha256.Sum256(x), sha256.Sum256(y)
+		return bytes.Compare(hx[:], hy[:])
+	})
+	declared := trust(t, 2, b, c)
+	encoded := slices.Concat([]byte("meshseal trust v1\n\x00\x00\x00\x02\x00\x00\x00\x02"), str(string(ders[0]), string(ders[1])))
+	if want := Digest(sha256.Sum256(encoded)); declared.ID() != want {
+		t.Errorf("the set is named %s, by the specification %s", declared.ID(), want)
+	}
+	text := string(draftAt(t, 7, "", now, declared, a).envelope.payload)
+	want := `,"issued":"2031-05-04T03:02:01Z","expires":"2031-05-05T03:02:01Z","keys":{"threshold":2,"keys":["` +
+		base64.StdEncoding.EncodeToString(ders[0]) + `","` + base64.StdEncoding.EncodeToString(ders[1]) + `"]}}}`
+	if !strings.HasSuffix(text, want) {
+		t.Errorf("the statement is %s, by the specification it ends with %s", text, want)
+	}
+}
