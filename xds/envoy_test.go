@@ -51,8 +51,13 @@ type envoy struct {
 
 func startEnvoy(t *testing.T, b *bench, dir string) *envoy {
 	t.Helper()
+	return startEnvoyBy(t, b, dir, envoyBootstrap)
+}
+
+func startEnvoyBy(t *testing.T, b *bench, dir, bootstrap string) *envoy {
+	t.Helper()
 	b.listen("unix", filepath.Join(dir, "xds.sock"), grpcpeer.SocketCredentials("web"))
-	config := meshtest.Write(t, dir, "bootstrap.yaml", fmt.Sprintf(envoyBootstrap, dir))
+	config := meshtest.Write(t, dir, "bootstrap.yaml", fmt.Sprintf(bootstrap, dir))
 	e := &envoy{Envoy: meshtest.StartEnvoy(t, config, meshtest.AdminSocket(dir)), t: t, dir: dir}
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "in.sock"))
