@@ -207,7 +207,7 @@ func TestSlowDrip(t *testing.T) {
 	for name, s := range map[string]hostile{
 		"refs": {func(w io.Writer) { fmt.Fprint(w, "fff0"); drip(w) }, nil},
 		"pack": {oneRef(wanted), func(w io.Writer) {
-			_, _ = w.Write([]byte("PACK\x00\x00\x00\x02\x00\x00\x00\x01\xb0\x80\x80\x10")) // a blob that is never there
+			_, _ = w.Write([]byte("PACK\x00\x00\x00\x02\x00\x00\x00\x01\xb0\x80\x80\x10\x78\x9c\x00\xff\xff\x00\x00")) // a blob that is never there
 			drip(w)
 		}},
 	} {
