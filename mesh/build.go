@@ -9,6 +9,7 @@ package mesh
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -33,17 +34,9 @@ type GuardrailError struct {
 
 func (e *GuardrailError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "the configuration breaks %d guardrail rule(s):", len(e.Findings))
+	fmt.Fprintf(&b, "the configuration breaks guardrails in %d place(s):", len(e.Findings))
 	for _, f := range e.Findings {
-		b.WriteByte('\n')
-		if f.At != "" {
-			b.WriteString(f.At + ": ")
-		}
-		fmt.Fprintf(&b, "%s: proxy %s, %s", f.Code, f.Proxy, f.Resource)
-		if f.Field != "" {
-			fmt.Fprintf(&b, ", %s", f.Field)
-		}
-		fmt.Fprintf(&b, ": %s\n  mend: %s", f.Text, f.Mend)
+		b.WriteString("\n" + Finding{Finding: f}.String())
 	}
 	return b.String()
 }
@@ -56,45 +49,56 @@ func (e *GuardrailError) Error() string {
 // configuration breaks guardrails it is a *GuardrailError. The Report holds
 // what was found out until then.
 func Build(fsys fs.FS, at snapshot.Commit) (*snapshot.Draft, Report, error) {
-	var report Report
-	repo, err := decode(fsys)
-	if err != nil {
-		return nil, report, err
-	}
-	if err := repo.compile(); err != nil {
-		return nil, report, err
-	}
-	for _, p := range repo.proxies {
-		notices, err := p.finish(repo, at.Time)
-		report.Notices = append(report.Notices, notices...)
-		if err != nil {
-			return nil, report, err
-		}
-	}
-	findings, notices, err := guard(context.Background(), repo.proxies, repo.mesh, repo.waivers, at.Time)
-	report.Notices = append(report.Notices, notices...)
-	if err != nil {
-		return nil, report, fmt.Errorf("run the guardrails: %w", err)
-	}
-	if len(findings) > 0 {
-		return nil, report, &GuardrailError{Findings: findings}
-	}
-	content, err := repo.content()
-	if err != nil {
-		return nil, report, err
-	}
-	at.Repository = repo.mesh.Name
-	draft, err := snapshot.New(content, at)
+	draft, report, _, err := build(fsys, at)
 	return draft, report, err
 }
 
-// compile refuses a request policy that would not load when the snapshot takes
-// effect.
-func (repo *repository) compile() error {
-	if _, err := policies.Compile(repo.policyFiles(), repo.mesh.PolicyPath); err != nil {
-		return fmt.Errorf("%s/: %w", policiesDir, err)
+// build is Build, which also tells by which rules it judged.
+func build(fsys fs.FS, at snapshot.Commit) (*snapshot.Draft, Report, *policies.Guardrails, error) {
+	report, rules := Report{}, &policies.Guardrails{}
+	repo, err := decode(fsys)
+	if err != nil {
+		return nil, report, rules, err
 	}
-	return nil
+	own, err := repo.compile()
+	if own != nil {
+		rules = own
+	}
+	problems := []error{err}
+	for _, p := range repo.proxies {
+		notices, err := p.finish(repo, at.Time)
+		report.Notices = append(report.Notices, notices...)
+		problems = append(problems, err)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, report, rules, err
+	}
+	findings, notices, err := repo.guard(context.Background(), rules, at.Time)
+	report.Notices, report.Findings = append(report.Notices, notices...), findings
+	if err != nil {
+		return nil, report, rules, fmt.Errorf("run the guardrails: %w", err)
+	}
+	if broken := standing(findings); len(broken) > 0 {
+		return nil, report, rules, &GuardrailError{Findings: broken}
+	}
+	content, err := repo.content()
+	if err != nil {
+		return nil, report, rules, err
+	}
+	at.Repository = repo.mesh.Name
+	draft, err := snapshot.New(content, at)
+	return draft, report, rules, err
+}
+
+// compile refuses a request policy that would not load when the snapshot takes
+// effect, and makes the rules that judge the rest.
+func (repo *repository) compile() (*policies.Guardrails, error) {
+	_, err := policies.Compile(repo.policyFiles(), repo.mesh.PolicyPath)
+	if err != nil {
+		err = fmt.Errorf("%s/: %w", policiesDir, err)
+	}
+	rules, wrong := policies.NewGuardrails(repo.guardrails)
+	return rules, errors.Join(err, wrong)
 }
 
 // finish takes a proxy from what its files say to what is sealed.

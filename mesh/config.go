@@ -2,6 +2,8 @@ package mesh
 
 import (
 	"fmt"
+	"strings"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -11,6 +13,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"meshseal/policies"
+	"meshseal/snapshot"
 )
 
 // direction is which way a listener faces. The zero direction is none, and no
@@ -44,18 +49,50 @@ func (p position) String() string {
 	return fmt.Sprintf("%s:%d:%d", p.file, p.line, p.column)
 }
 
+// place is the position as others see it.
+func (p position) place() policies.Place {
+	return policies.Place{File: p.file, Line: p.line, Column: p.column}
+}
+
 // Notice is something that the build did that the author of a file should
 // know of. It never stops a build.
 type Notice struct {
-	File string
-	Line int // from 1; 0 where only the file is known
-	Code string
-	Text string
+	File   string
+	Line   int // from 1; 0 where only the file is known
+	Column int // from 1; 0 where only the line is known
+	Code   string
+	Text   string
 }
 
 // Report is what a build tells besides its result.
 type Report struct {
 	Notices []Notice
+	// Findings are all findings of the guardrails, by proxy, resource and field.
+	// Those without a waiver refuse the build.
+	Findings []Finding
+}
+
+// Finding is a finding of a guardrail, and what sets it aside.
+type Finding struct {
+	policies.Finding
+	Waiver *snapshot.Waiver // nil: the finding stands
+}
+
+// String is the finding as a compiler writes an error, with what to do in a
+// second line.
+func (f Finding) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s: proxy %s, %s", f.At, f.Code, f.Proxy, f.Resource)
+	if f.Field != "" {
+		fmt.Fprintf(&b, ", %s", f.Field)
+	}
+	fmt.Fprintf(&b, ": %s", f.Text)
+	if f.Waiver != nil {
+		fmt.Fprintf(&b, "\n  waived until %s: %s", f.Waiver.Until.UTC().Format(time.DateOnly), f.Waiver.Reason)
+	} else {
+		fmt.Fprintf(&b, "\n  mend: %s", f.Mend)
+	}
+	return b.String()
 }
 
 // proxyConfig is one proxy of the mesh repository while it is built.
@@ -97,17 +134,17 @@ func (p *proxyConfig) at(m proto.Message) position {
 // fail is an error about m: where it was written, what is wrong, and the line.
 func (p *proxyConfig) fail(m proto.Message, format string, args ...any) error {
 	pos := p.at(m)
-	err := fmt.Errorf(format, args...)
+	err := &policies.FileError{At: pos.place(), Err: fmt.Errorf(format, args...)}
 	if s := p.sources[pos.file]; s != nil {
-		return fmt.Errorf("%s: %w%s", pos, err, s.excerpt(pos.line, pos.column))
+		err.Detail = s.excerpt(pos.line, pos.column)
 	}
-	return fmt.Errorf("%s: %w", pos, err)
+	return err
 }
 
 // notice is a Notice about the place where m was written.
 func (p *proxyConfig) notice(m proto.Message, code, format string, args ...any) Notice {
 	pos := p.at(m)
-	return Notice{File: pos.file, Line: pos.line, Code: code, Text: fmt.Sprintf(format, args...)}
+	return Notice{File: pos.file, Line: pos.line, Column: pos.column, Code: code, Text: fmt.Sprintf(format, args...)}
 }
 
 // unpack decodes what a holds, and remembers where the messages in it were

@@ -11,37 +11,42 @@ import (
 
 const ruleListenerOpen = "LISTENER_OPEN"
 
-// Codes about waivers: the first of a finding, the others of a notice.
+// Codes about waivers: the first two of a finding, the third of a notice.
 const (
 	waiverRefused = "WAIVER_REFUSED"
 	waiverExpired = "WAIVER_EXPIRED"
 	waiverUnused  = "WAIVER_UNUSED"
 )
 
-// waiversOrigin is where waivers are written.
-const waiversOrigin = "waivers.yaml"
-
-// guard judges the finished resources of all proxies by the guardrails, and
-// sets aside what a waiver in force at the time at allows. The findings that
-// remain refuse the build.
-func guard(ctx context.Context, proxies []*proxyConfig, m snapshot.Mesh, waivers []snapshot.Waiver, at time.Time) ([]policies.Finding, []Notice, error) {
-	found, err := policies.Guard(ctx, guardInput(proxies, m))
+// guard judges the finished resources of all proxies, and holds the findings
+// against the waivers that are in force at the time at.
+func (repo *repository) guard(ctx context.Context, rules *policies.Guardrails, at time.Time) ([]Finding, []Notice, error) {
+	found, err := rules.Judge(ctx, guardInput(repo.proxies, repo.mesh))
 	if err != nil {
 		return nil, nil, err
 	}
-	j := &judgement{waivers: waivers, used: make([]bool, len(waivers)), at: at}
-	standing := j.refused()
+	j := &judgement{repository: repo, rules: rules, used: make([]bool, len(repo.waivers)), at: at}
+	all := j.refused()
 	byName := map[string]*proxyConfig{}
-	for _, p := range proxies {
+	for _, p := range repo.proxies {
 		byName[p.name] = p
 	}
 	for _, f := range found {
-		if !j.waived(f) {
-			f.At = byName[f.Proxy].place(f)
-			standing = append(standing, f)
+		f.At = byName[f.Proxy].place(f)
+		all = append(all, Finding{Finding: f, Waiver: j.waiver(f)})
+	}
+	return all, j.notices(), nil
+}
+
+// standing are the findings that no waiver sets aside.
+func standing(all []Finding) []policies.Finding {
+	var out []policies.Finding
+	for _, f := range all {
+		if f.Waiver == nil {
+			out = append(out, f.Finding)
 		}
 	}
-	return standing, j.notices(), nil
+	return out
 }
 
 func guardInput(proxies []*proxyConfig, m snapshot.Mesh) policies.GuardInput {
@@ -80,75 +85,76 @@ func (d direction) String() string {
 	return "no direction"
 }
 
-// place is where in the mesh repository f was found, or "".
-func (p *proxyConfig) place(f policies.Finding) string {
+// place is where in the mesh repository f was found.
+func (p *proxyConfig) place(f policies.Finding) policies.Place {
 	for _, r := range p.resources() {
-		if string(r.ProtoReflect().Descriptor().FullName()) != f.Type || resourceName(r) != f.Resource {
-			continue
-		}
-		if pos, ok := p.locate(r, f.Path); ok {
-			return pos.String()
+		if string(r.ProtoReflect().Descriptor().FullName()) == f.Type && resourceName(r) == f.Resource {
+			return p.locate(r, f.Path).place()
 		}
 	}
-	return ""
+	return policies.Place{File: p.file}
 }
 
-// judgement holds findings against waivers.
+// judgement holds findings against the waivers of a repository.
 type judgement struct {
-	waivers []snapshot.Waiver
-	used    []bool
-	at      time.Time
+	*repository
+	rules *policies.Guardrails
+	used  []bool
+	at    time.Time
 }
 
-// refused are findings about waivers of what cannot be waived.
-func (j *judgement) refused() []policies.Finding {
-	var out []policies.Finding
+// refused are findings about waivers that can do nothing: of what cannot be
+// waived, and those that are over. No snapshot with one that is over is adopted.
+func (j *judgement) refused() []Finding {
+	var out []Finding
 	for _, w := range j.waivers {
-		rule, known := policies.RuleOf(w.Rule)
-		text := fmt.Sprintf("there is no guardrail %q", w.Rule)
-		if known {
+		rule, known := j.rules.Rule(w.Rule)
+		code, text := waiverRefused, ""
+		switch {
+		case !known:
+			text = fmt.Sprintf("there is no guardrail %q", w.Rule)
+		case !rule.Waivable:
 			text = fmt.Sprintf("%s cannot be waived", w.Rule)
+		case !j.at.Before(w.Until):
+			code, text = waiverExpired, fmt.Sprintf("the waiver of %s ended on %s", w.Rule, w.Until.UTC().Format(time.DateOnly))
+		default:
+			continue
 		}
-		if !known || !rule.Waivable {
-			refusal, _ := policies.RuleOf(waiverRefused)
-			out = append(out, policies.Finding{
-				Code: waiverRefused, Proxy: w.Proxy, Resource: w.Resource,
-				Text: text, Mend: refusal.Mend, At: waiversOrigin,
-			})
-		}
+		refusal, _ := policies.RuleOf(code)
+		out = append(out, Finding{Finding: policies.Finding{
+			Code: code, Proxy: w.Proxy, Resource: w.Resource,
+			Text: text, Mend: refusal.Mend, At: j.waiverAt[waiverKey(w)],
+		}})
 	}
 	return out
 }
 
-// waived says whether a waiver in force sets f aside.
-func (j *judgement) waived(f policies.Finding) bool {
-	rule, _ := policies.RuleOf(f.Code)
-	waived := false
+// waiver is the waiver in force that sets f aside, or nil.
+func (j *judgement) waiver(f policies.Finding) *snapshot.Waiver {
+	rule, _ := j.rules.Rule(f.Code)
+	var found *snapshot.Waiver
 	for i, w := range j.waivers {
 		if w.Rule != f.Code || w.Proxy != f.Proxy || w.Resource != f.Resource {
 			continue
 		}
 		j.used[i] = true
-		waived = waived || rule.Waivable && j.at.Before(w.Until)
+		if rule.Waivable && j.at.Before(w.Until) {
+			found = &w
+		}
 	}
-	return waived
+	return found
 }
 
-// notices tell of waivers that are over or that set nothing aside.
+// notices tell of waivers in force that set nothing aside.
 func (j *judgement) notices() []Notice {
 	var out []Notice
 	for i, w := range j.waivers {
-		code, text := "", ""
-		switch {
-		case !j.at.Before(w.Until):
-			code, text = waiverExpired, "ended on "+w.Until.UTC().Format(time.RFC3339)+" and sets nothing aside; remove it or have it reviewed again"
-		case !j.used[i]:
-			code, text = waiverUnused, "matches no finding; remove it, lest it hide a later one"
-		default:
+		if rule, _ := j.rules.Rule(w.Rule); j.used[i] || !rule.Waivable || !j.at.Before(w.Until) {
 			continue
 		}
-		out = append(out, Notice{File: waiversOrigin, Code: code, Text: fmt.Sprintf(
-			"the waiver of %s for %q of proxy %q %s", w.Rule, w.Resource, w.Proxy, text)})
+		at := j.waiverAt[waiverKey(w)]
+		out = append(out, Notice{File: at.File, Line: at.Line, Column: at.Column, Code: waiverUnused, Text: fmt.Sprintf(
+			"the waiver of %s for %q of proxy %q matches no finding; remove it, lest it hide a later one", w.Rule, w.Resource, w.Proxy)})
 	}
 	return out
 }

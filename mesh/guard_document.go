@@ -2,7 +2,9 @@ package mesh
 
 import (
 	"encoding/base64"
+	"fmt"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -102,12 +104,12 @@ func guardMessage(m protoreflect.Message) any {
 	return guardDocument(m)
 }
 
-// locate is the message nearest to the end of a path through root that has a
-// place in a file, as position.
-func (p *proxyConfig) locate(root proto.Message, path []any) (position, bool) {
-	pos, ok := p.origin[root]
+// locate is where the end of a path through root stands, or else the last part
+// of the path that a file has.
+func (p *proxyConfig) locate(root proto.Message, path []any) position {
+	pos, rest := p.at(root), path
 	at := guardCursor{p: p, message: root.ProtoReflect()}
-	for _, step := range path {
+	for i, step := range path {
 		if !at.step(step) {
 			break
 		}
@@ -115,10 +117,48 @@ func (p *proxyConfig) locate(root proto.Message, path []any) (position, bool) {
 			continue
 		}
 		if found, here := p.origin[at.message.Interface()]; here {
-			pos, ok = found, true
+			pos, rest = found, path[i+1:]
 		}
 	}
-	return pos, ok
+	return p.sources[pos.file].below(pos, rest)
+}
+
+// below is where a path of fields and elements stands that begins at pos, as
+// far as the file has it.
+func (s *source) below(pos position, path []any) position {
+	if s == nil {
+		return pos
+	}
+	at := s.places[[2]int{pos.line, pos.column}]
+	for _, step := range path {
+		next, isField := "", false
+		if i, isElement := step.(int); isElement {
+			next = fmt.Sprintf("%s[%d]", at, i)
+		} else if next, isField = step.(string); isField {
+			next = join(at, next)
+		}
+		found, ok := s.keys[next]
+		if name, _ := step.(string); !ok && isField { // as protojson writes it
+			next = join(at, camel(name))
+			found, ok = s.keys[next]
+		}
+		if !ok {
+			return pos
+		}
+		at, pos = next, found
+	}
+	return pos
+}
+
+// camel is the JSON name of a field.
+func camel(name string) string {
+	parts := strings.Split(name, "_")
+	for i, p := range parts[1:] {
+		if p != "" {
+			parts[i+1] = strings.ToUpper(p[:1]) + p[1:]
+		}
+	}
+	return strings.Join(parts, "")
 }
 
 // guardCursor walks a message along the path of a document that guardDocument

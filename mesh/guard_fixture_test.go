@@ -202,9 +202,17 @@ func judged(t testing.TB, fill hooks, waivers ...snapshot.Waiver) ([]policies.Fi
 	if err != nil {
 		t.Fatal(err)
 	}
-	found, notices, err := guard(context.Background(), []*proxyConfig{p}, guardMesh, waivers, guardTime)
+	found, notices := guarded(t, p, waivers)
+	return standing(found), append(hardened, notices...)
+}
+
+// guarded is what the built-in rules find in p.
+func guarded(t testing.TB, p *proxyConfig, waivers []snapshot.Waiver) ([]Finding, []Notice) {
+	t.Helper()
+	repo := &repository{mesh: guardMesh, proxies: []*proxyConfig{p}, waivers: waivers}
+	found, notices, err := repo.guard(context.Background(), &policies.Guardrails{}, guardTime)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return found, append(hardened, notices...)
+	return found, notices
 }

@@ -16,6 +16,14 @@ func Policies(fsys fs.FS) ([]policies.File, error) {
 	return repo.policyFiles(), nil
 }
 
+// Guardrails reads a mesh repository's own guardrails, tests included, and
+// nothing else of it.
+func Guardrails(fsys fs.FS) ([]policies.File, error) {
+	repo := &repository{}
+	err := repo.readGuardrails(&reader{fsys: fsys})
+	return repo.guardrails, err
+}
+
 func (repo *repository) policyFiles() []policies.File {
 	files := make([]policies.File, len(repo.policies))
 	for i, f := range repo.policies {

@@ -15,6 +15,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.yaml.in/yaml/v3"
 
+	"meshseal/policies"
 	"meshseal/snapshot"
 )
 
@@ -44,6 +45,10 @@ type repository struct {
 	workloads []snapshot.Workload
 	policies  []snapshot.File
 	waivers   []snapshot.Waiver
+	// waiverAt is where each waiver is written, by waiverKey.
+	waiverAt map[[3]string]policies.Place
+	// guardrails are the repository's own rules and their tests.
+	guardrails []policies.File
 }
 
 // reader reads files within the bounds.
@@ -103,17 +108,17 @@ func (r *reader) folder(dir string) ([]fs.DirEntry, error) {
 func decode(fsys fs.FS) (*repository, error) {
 	r := &reader{fsys: fsys}
 	repo := &repository{}
-	if entries, err := r.folder(rulesDir); err != nil {
+	if err := repo.readMesh(r); err != nil {
 		return nil, err
-	} else if entries != nil {
-		return nil, fmt.Errorf("%s/: user guardrails are not supported by this release; the built-in ones run always", rulesDir)
 	}
+	var problems []error // of each part, so that an author sees them together
 	for _, read := range []func(*reader) error{
-		repo.readMesh, repo.readWorkloads, repo.readPolicies, repo.readWaivers, repo.readProxies,
+		repo.readWorkloads, repo.readPolicies, repo.readGuardrails, repo.readWaivers, repo.readProxies,
 	} {
-		if err := read(r); err != nil {
-			return nil, err
-		}
+		problems = append(problems, read(r))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
 	}
 	return repo, repo.checkReferences()
 }
@@ -259,6 +264,25 @@ func (repo *repository) readPolicies(r *reader) error {
 	}
 	if len(repo.policies) == 0 {
 		return fmt.Errorf("%s/ holds no *.rego file: without a policy every request would be denied", policiesDir)
+	}
+	return nil
+}
+
+func (repo *repository) readGuardrails(r *reader) error {
+	entries, err := r.folder(rulesDir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := path.Join(rulesDir, e.Name())
+		if e.IsDir() || path.Ext(name) != ".rego" {
+			return fmt.Errorf("%s: %s/ holds *.rego files, nothing else", name, rulesDir)
+		}
+		data, err := r.read(name, maxPolicy)
+		if err != nil {
+			return err
+		}
+		repo.guardrails = append(repo.guardrails, policies.File{Path: name, Data: data})
 	}
 	return nil
 }

@@ -10,10 +10,12 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"meshseal/policies"
 	"meshseal/snapshot"
 )
 
 func (repo *repository) readWaivers(r *reader) error {
+	repo.waiverAt = map[[3]string]policies.Place{}
 	s, err := r.yaml(waiversFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -34,11 +36,15 @@ func (repo *repository) readWaivers(r *reader) error {
 			err = s.fail(n, "a second waiver of %s for %s of proxy %s", w.Rule, w.Resource, w.Proxy)
 		}
 		repo.waivers = append(repo.waivers, w)
+		repo.waiverAt[waiverKey(w)] = s.at(n).place()
 		return err
 	})
 	slices.SortFunc(repo.waivers, compareWaivers)
 	return err
 }
+
+// waiverKey is what a waiver is for; no two of a repository are for the same.
+func waiverKey(w snapshot.Waiver) [3]string { return [3]string{w.Rule, w.Proxy, w.Resource} }
 
 func compareWaivers(a, b snapshot.Waiver) int {
 	return cmp.Or(cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Proxy, b.Proxy))
@@ -58,7 +64,7 @@ func parseDate(s string) (time.Time, error) {
 func (repo *repository) checkWaivers() error {
 	for _, w := range repo.waivers {
 		if !slices.ContainsFunc(repo.proxies, func(p *proxyConfig) bool { return p.name == w.Proxy }) {
-			return fmt.Errorf("%s: the waiver of %s names the proxy %q, which does not exist", waiversFile, w.Rule, w.Proxy)
+			return &policies.FileError{At: repo.waiverAt[waiverKey(w)], Err: fmt.Errorf("the waiver of %s names the proxy %q, which does not exist", w.Rule, w.Proxy)}
 		}
 	}
 	return nil

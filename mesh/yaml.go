@@ -11,6 +11,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"meshseal/policies"
 )
 
 // Bounds of a YAML file of the mesh repository.
@@ -27,13 +29,15 @@ type source struct {
 	// fields names each key and value by its path: "listeners.web-inbound".
 	fields map[*yaml.Node]string
 	places map[[2]int]string
+	// keys has where each path stands first: the key of a field, or an element.
+	keys map[string]position
 }
 
 // readYAML reads one document of plain YAML: no anchors, aliases, merge keys,
 // tags of its own or duplicate keys, so that what a reviewer sees in the file
 // is what it says.
 func readYAML(file string, data []byte) (*source, error) {
-	s := &source{file: file, fields: map[*yaml.Node]string{}, places: map[[2]int]string{}}
+	s := &source{file: file, fields: map[*yaml.Node]string{}, places: map[[2]int]string{}, keys: map[string]position{}}
 	if len(data) > maxYAML {
 		return nil, fmt.Errorf("%s: the file has %d bytes; at most %d are read: split it", file, len(data), maxYAML)
 	}
@@ -68,7 +72,13 @@ func readYAML(file string, data []byte) (*source, error) {
 }
 
 func (s *source) syntax(err error) error {
-	return fmt.Errorf("%s: %s", s.file, strings.TrimPrefix(err.Error(), "yaml: "))
+	text, line := strings.TrimPrefix(err.Error(), "yaml: "), 0
+	if n, rest, ok := strings.Cut(strings.TrimPrefix(text, "line "), ": "); ok {
+		if l, err := strconv.Atoi(n); err == nil {
+			text, line = rest, l
+		}
+	}
+	return &policies.FileError{At: policies.Place{File: s.file, Line: line}, Err: errors.New(text)}
 }
 
 var plainTags = map[string]bool{
@@ -79,6 +89,9 @@ var plainTags = map[string]bool{
 // check walks the nodes, names them and refuses what readYAML says.
 func (s *source) check(n *yaml.Node, path string, depth int) error {
 	s.fields[n] = path
+	if _, ok := s.keys[path]; !ok {
+		s.keys[path] = s.at(n)
+	}
 	if _, ok := s.places[[2]int{n.Line, n.Column}]; !ok {
 		s.places[[2]int{n.Line, n.Column}] = path
 	}
@@ -148,7 +161,7 @@ func (s *source) at(n *yaml.Node) position {
 func (s *source) fail(n *yaml.Node, format string, args ...any) error {
 	text := fmt.Sprintf(format, args...)
 	if n == nil || n.Line == 0 {
-		return fmt.Errorf("%s: %s", s.file, text)
+		return &policies.FileError{At: policies.Place{File: s.file}, Err: errors.New(text)}
 	}
 	field, ok := s.fields[n]
 	if !ok { // a node of another reading of the same file
@@ -164,7 +177,9 @@ func (s *source) failAt(line, column int, field, text string) error {
 	if field != "" {
 		text = field + ": " + text
 	}
-	return fmt.Errorf("%s:%d:%d: %s%s", s.file, line, column, text, s.excerpt(line, column))
+	return &policies.FileError{
+		At: policies.Place{File: s.file, Line: line, Column: column}, Err: errors.New(text), Detail: s.excerpt(line, column),
+	}
 }
 
 // excerpt shows a line of the file and a mark below the column, which counts

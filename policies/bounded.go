@@ -3,6 +3,7 @@ package policies
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -13,6 +14,7 @@ import (
 // error of the built-in, and so a denial.
 const (
 	maxConcat    = 16 << 20 // bytes of the result
+	maxElements  = 1 << 20  // of an array
 	maxProduct   = 1000     // factors
 	maxPatches   = 100      // operations of a JSON patch
 	maxCIDRPairs = 10_000   // networks times addresses
@@ -25,7 +27,12 @@ const (
 // of 100,000 numbers and json.patch with 50,000 operations ran for minutes; a
 // number of a million digits took seconds and 4 GB to compare.
 var bounds = map[string]func(args []*ast.Term) error{
+	"array.concat":              func(a []*ast.Term) error { return atMost(size(a[0])+size(a[1]), maxElements, "elements") },
 	"concat":                    boundConcat,
+	"internal.template_string":  func(a []*ast.Term) error { return boundText(a[0]) },
+	"mul":                       boundFactors,
+	"replace":                   boundReplace,
+	"sprintf":                   func(a []*ast.Term) error { return boundText(a[0], a[1]) },
 	"product":                   func(a []*ast.Term) error { return atMost(size(a[0]), maxProduct, "factors") },
 	"json.patch":                func(a []*ast.Term) error { return atMost(size(a[1]), maxPatches, "operations") },
 	"net.cidr_contains_matches": boundCIDRs,
@@ -86,6 +93,44 @@ func boundConcat(args []*ast.Term) error {
 		v.Foreach(add)
 	}
 	return atMost(total, maxConcat, "bytes")
+}
+
+// boundText bounds what texts, and those in collections, are together. The
+// parts of a template string are texts and sets of one text.
+func boundText(parts ...*ast.Term) error {
+	total := 0
+	var add func(*ast.Term)
+	add = func(t *ast.Term) {
+		switch v := t.Value.(type) {
+		case ast.String:
+			total += len(v)
+		case *ast.Array:
+			v.Foreach(add)
+		case ast.Set:
+			v.Foreach(add)
+		}
+	}
+	for _, p := range parts {
+		add(p)
+	}
+	return atMost(total, maxConcat, "bytes")
+}
+
+func boundReplace(args []*ast.Term) error {
+	text, _ := args[0].Value.(ast.String)
+	old, _ := args[1].Value.(ast.String)
+	with, _ := args[2].Value.(ast.String)
+	return atMost(len(text)+strings.Count(string(text), string(old))*len(with), maxConcat, "bytes")
+}
+
+func boundFactors(args []*ast.Term) error {
+	digits := 0
+	for _, a := range args {
+		if n, ok := a.Value.(ast.Number); ok {
+			digits += len(n)
+		}
+	}
+	return atMost(digits, 2*maxDigits, "digits")
 }
 
 func boundCIDRs(args []*ast.Term) error {

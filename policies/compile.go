@@ -37,7 +37,7 @@ func Compile(files []File, entry string) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	src, err := parseFiles(files)
+	src, err := parseFiles(files, capabilities())
 	if err != nil {
 		return nil, err
 	}
@@ -73,10 +73,11 @@ type sources struct {
 	program map[string]*ast.Module // by path
 	tests   map[string]*ast.Module // by path
 	data    map[string]any
+	caps    *ast.Capabilities
 }
 
-func parseFiles(files []File) (*sources, error) {
-	s := &sources{program: map[string]*ast.Module{}, tests: map[string]*ast.Module{}, data: map[string]any{}}
+func parseFiles(files []File, caps *ast.Capabilities) (*sources, error) {
+	s := &sources{caps: caps, program: map[string]*ast.Module{}, tests: map[string]*ast.Module{}, data: map[string]any{}}
 	seen := map[string]bool{}
 	var problems []error
 	for _, f := range files {
@@ -98,10 +99,10 @@ func (s *sources) add(f File) (err error) {
 		s.data, err = parseData(f)
 		return err
 	case strings.HasSuffix(f.Path, testSuffix):
-		s.tests[f.Path], err = parseModule(f)
+		s.tests[f.Path], err = s.parse(f)
 		return err
 	case strings.HasSuffix(f.Path, regoSuffix):
-		s.program[f.Path], err = parseModule(f)
+		s.program[f.Path], err = s.parse(f)
 		return err
 	case path.Ext(f.Path) == ".json":
 		return fmt.Errorf("%s: data is read from %s alone, the root of the document `data`; move it there", f.Path, DataPath)
@@ -109,8 +110,8 @@ func (s *sources) add(f File) (err error) {
 	return fmt.Errorf("%s: not a policy file; those are *.rego and %s", f.Path, DataPath)
 }
 
-func parseModule(f File) (*ast.Module, error) {
-	opts := ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: capabilities(), ProcessAnnotation: true}
+func (s *sources) parse(f File) (*ast.Module, error) {
+	opts := ast.ParserOptions{RegoVersion: ast.RegoV1, Capabilities: s.caps, ProcessAnnotation: true}
 	m, err := ast.ParseModuleWithOpts(f.Path, string(f.Data), opts)
 	if err == nil {
 		return m, nil
@@ -134,7 +135,7 @@ func (s *sources) compile(modules map[string]*ast.Module, keepPrints bool) (*ast
 
 func (s *sources) compiler(keepPrints bool) *ast.Compiler {
 	return ast.NewCompiler().
-		WithCapabilities(capabilities()).
+		WithCapabilities(s.caps).
 		WithDefaultRegoVersion(ast.RegoV1).
 		WithEnablePrintStatements(keepPrints).
 		WithPathConflictsCheck(s.dataAt)
@@ -240,21 +241,17 @@ func position(err error) error {
 		if name, ok := strings.CutPrefix(message, "undefined function "); ok {
 			if reason, ok := refusedBuiltins[name]; ok {
 				message = fmt.Sprintf("%s is not available here: %s", name, reason)
+			} else if slices.Contains(allowedBuiltins, name) { // for a request policy
+				message = fmt.Sprintf("%s is not available here: a guardrail calls only what is cheap and gives the same result always and everywhere", name)
 			}
 		}
+		detail := ""
 		if e.Details != nil {
 			for _, l := range e.Details.Lines() {
-				message += "\n\t" + l
+				detail += "\n\t" + l
 			}
 		}
-		out = append(out, fmt.Errorf("%s: %s", at(e.Location), message))
+		out = append(out, &FileError{At: placeOf(e.Location), Err: errors.New(message), Detail: detail})
 	}
 	return errors.Join(out...)
-}
-
-func at(l *ast.Location) string {
-	if l == nil {
-		return "policies"
-	}
-	return fmt.Sprintf("%s:%d", l.File, l.Row)
 }

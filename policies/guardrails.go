@@ -65,9 +65,9 @@ type Finding struct {
 	Path []any
 	Text string // what is wrong here
 	Mend string // what to do
-	// At is the place in the mesh repository, "file:line:column"; empty where
-	// it is not known. Guard leaves it empty.
-	At string
+	// At is the place in the mesh repository; zero where it is not known, and as
+	// Judge returns it.
+	At Place
 }
 
 // Rule is one guardrail.
@@ -78,6 +78,9 @@ type Rule struct {
 	Mend  string
 	// Waivable: a reviewed waiver may set the rule aside for one resource.
 	Waivable bool
+	// Own: the rule is one of the mesh repository, declared at At.
+	Own bool
+	At  Place
 }
 
 // GuardrailTable is every guardrail, by code. docs/guardrails.md shows it.
@@ -105,27 +108,32 @@ const guardrailQuery = "data.meshseal.guardrails.findings"
 // for the same arguments, always and everywhere.
 var pureBuiltins = strings.Fields(`
 	eq equal neq gt gte lt lte assign and or minus intersection union
-	abs ceil div floor mul plus rem round to_number numbers.range count max min product sort sum
-	array.concat array.flatten array.reverse array.slice
+	abs ceil div floor mul plus rem round to_number count max min product sort sum
+	array.concat array.reverse array.slice
 	object.filter object.get object.keys object.remove object.subset object.union object.union_n
 	concat contains endswith format_int indexof lower replace split sprintf startswith
 	strings.any_prefix_match strings.any_suffix_match strings.count strings.reverse
 	substring trim trim_left trim_prefix trim_right trim_space trim_suffix upper
-	glob.match regex.is_valid regex.match regex.replace regex.split
+	glob.match regex.is_valid regex.match regex.split
 	net.cidr_contains net.cidr_intersects net.cidr_is_valid
 	semver.compare semver.is_valid time.parse_duration_ns units.parse units.parse_bytes
 	is_array is_boolean is_null is_number is_object is_set is_string type_name
 	internal.member_2 internal.member_3 internal.template_string
 `)
 
-var guardrails = sync.OnceValues(func() (rego.PreparedEvalQuery, error) {
+// guardCapabilities is what a guardrail may use, built in or not.
+func guardCapabilities() *ast.Capabilities {
 	caps := capabilities()
 	caps.Builtins = slices.DeleteFunc(caps.Builtins, func(b *ast.Builtin) bool {
 		return !slices.Contains(pureBuiltins, b.Name)
 	})
+	return caps
+}
+
+var builtinGuardrails = sync.OnceValues(func() (rego.PreparedEvalQuery, error) {
 	options := []func(*rego.Rego){
 		rego.Query(guardrailQuery),
-		rego.Capabilities(caps),
+		rego.Capabilities(guardCapabilities()),
 		rego.Strict(true),
 		rego.StrictBuiltinErrors(true),
 	}
@@ -143,11 +151,18 @@ var guardrails = sync.OnceValues(func() (rego.PreparedEvalQuery, error) {
 	return rego.New(options...).PrepareForEval(context.Background())
 })
 
-// Guard judges the finished resources of a mesh. The findings come sorted by
-// proxy, resource, field and code. An error means that the guardrails could
-// not be run, and that nothing is known about the resources.
+// Guard judges the finished resources of a mesh by the built-in guardrails
+// alone; see Guardrails.Judge.
 func Guard(ctx context.Context, in GuardInput) ([]Finding, error) {
-	query, err := guardrails()
+	return (&Guardrails{}).Judge(ctx, in)
+}
+
+// Judge judges the finished resources of a mesh. The findings come sorted by
+// proxy, resource, field and code. An error means that the guardrails could
+// not be run, and that nothing is known about the resources; where a rule of
+// the repository is the cause it holds a *FileError.
+func (g *Guardrails) Judge(ctx context.Context, in GuardInput) ([]Finding, error) {
+	query, err := builtinGuardrails()
 	if err != nil {
 		return nil, fmt.Errorf("compile the guardrails: %w", err)
 	}
@@ -167,20 +182,28 @@ func Guard(ctx context.Context, in GuardInput) ([]Finding, error) {
 		if err != nil {
 			return nil, fmt.Errorf("proxy %q: %w", p.Name, err)
 		}
+		own, err := g.judgeOwn(ctx, p, value)
+		if err != nil {
+			return nil, fmt.Errorf("proxy %q: %w", p.Name, err)
+		}
+		found = append(found, own...)
 		for i := range found {
 			found[i].Proxy = p.Name
 		}
 		all = append(all, found...)
 	}
-	slices.SortFunc(all, func(a, b Finding) int {
+	return sorted(all), nil
+}
+
+// sorted are the findings in order, each once.
+func sorted(all []Finding) []Finding {
+	compare := func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Proxy, b.Proxy), cmp.Compare(a.Type, b.Type),
 			cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Field, b.Field),
 			cmp.Compare(a.Code, b.Code), cmp.Compare(a.Text, b.Text))
-	})
-	return slices.CompactFunc(all, func(a, b Finding) bool {
-		return a.Proxy == b.Proxy && a.Type == b.Type && a.Resource == b.Resource &&
-			a.Field == b.Field && a.Code == b.Code && a.Text == b.Text
-	}), nil
+	}
+	slices.SortFunc(all, compare)
+	return slices.CompactFunc(all, func(a, b Finding) bool { return compare(a, b) == 0 })
 }
 
 // readFindings reads the set of findings. What is not of its form is an

@@ -181,11 +181,17 @@ var guardrailRules = []Rule{
 	{Code: "UPSTREAM_NOT_VERIFIED", Title: "Anybody may be the backend", Waivable: true,
 		Text: "Without a match of its name, whoever has a certificate of the same issuer, or of any, gets what was meant for the backend.",
 		Mend: "take the trust bundle from SDS, and match in match_typed_subject_alt_names the URI prefix `spiffe://<trust domain>/<workload>/sha256/`, which a release does not break, or one exact name"},
+	{Code: waiverExpiredCode, Title: "A waiver that has ended",
+		Text: "A waiver ends on its day, so that exceptions are looked at again; and a snapshot with a waiver that has ended is adopted by nobody.",
+		Mend: "remove the waiver and mend what it was for, or have a later end reviewed"},
 	{Code: waiverRefusedCode, Title: "A waiver of what cannot be waived",
 		Text: "Some rules have no safe exception; and a waiver of a misspelt rule would seem to do something.",
 		Mend: "remove the waiver and mend what it was for, or correct the rule's code"},
 }
 
-// waiverRefusedCode is the code of the one rule that no Rego finds: waivers
-// are judged by package mesh, which holds findings against them.
-const waiverRefusedCode = "WAIVER_REFUSED"
+// The codes of the rules that no Rego finds: waivers are judged by package
+// mesh, which holds findings against them.
+const (
+	waiverExpiredCode = "WAIVER_EXPIRED"
+	waiverRefusedCode = "WAIVER_REFUSED"
+)

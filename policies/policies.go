@@ -37,7 +37,7 @@ var (
 )
 
 // ErrNoTests: the files have no test, or none that was asked for.
-var ErrNoTests = errors.New("no tests: write rules whose names begin with test_ in policies/*_test.rego")
+var ErrNoTests = errors.New("no tests: write rules whose names begin with test_ in policies/*_test.rego or guardrails/*_test.rego")
 
 // Names of the files that the package tells apart.
 const (

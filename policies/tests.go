@@ -58,10 +58,14 @@ func (r Report) Failed() int {
 // request, a built-in that fails is an error, not undefined. It returns
 // ErrNoTests when nothing ran.
 func Test(ctx context.Context, files []File, opts TestOptions) (Report, error) {
+	return test(ctx, files, capabilities(), opts)
+}
+
+func test(ctx context.Context, files []File, caps *ast.Capabilities, opts TestOptions) (Report, error) {
 	if _, err := regexp.Compile(opts.Run); err != nil {
 		return Report{}, fmt.Errorf("which tests to run: %w", err)
 	}
-	src, err := parseFiles(files)
+	src, err := parseFiles(files, caps)
 	if err != nil {
 		return Report{}, err
 	}

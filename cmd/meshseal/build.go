@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -116,6 +117,11 @@ func buildCommit(w io.Writer, repo, revision string) (*snapshot.Draft, error) {
 	for _, n := range report.Notices {
 		fmt.Fprintln(w, "notice:", n)
 	}
+	for _, f := range report.Findings {
+		if f.Waiver != nil {
+			fmt.Fprintln(w, "notice:", f)
+		}
+	}
 	return draft, err
 }
 
@@ -126,8 +132,9 @@ func testCommand() *cobra.Command {
 		Use:   "test",
 		Short: "Run the *_test.rego of a mesh repository",
 		Long: `Run every test_ rule of policies/*_test.rego with the built-ins that a request
-has. It reads the work tree, so that a policy can be tested before it is
-committed; --commit reads a commit instead.`,
+has, and of guardrails/*_test.rego with those that a guardrail has. It reads the
+work tree, so that a rule can be tested before it is committed; --commit reads a
+commit instead.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			fsys := os.DirFS(repo)
@@ -138,11 +145,7 @@ committed; --commit reads a commit instead.`,
 				}
 				fsys = source.FS()
 			}
-			files, err := mesh.Policies(fsys)
-			if err != nil {
-				return err
-			}
-			report, err := policies.Test(c.Context(), files, policies.TestOptions{Run: pattern})
+			report, err := runTests(c.Context(), fsys, policies.TestOptions{Run: pattern})
 			if errors.Is(err, policies.ErrNoTests) {
 				return finding(err)
 			}
@@ -163,6 +166,30 @@ committed; --commit reads a commit instead.`,
 	c.Flags().StringVar(&pattern, "run", "", "only tests whose full name matches this regular expression")
 	format = outputFlag(c)
 	return c
+}
+
+// runTests runs the tests of the policies and of the guardrails. Either may have
+// none.
+func runTests(ctx context.Context, fsys fs.FS, opts policies.TestOptions) (policies.Report, error) {
+	files, err := mesh.Policies(fsys)
+	if err != nil {
+		return policies.Report{}, err
+	}
+	rules, err := mesh.Guardrails(fsys)
+	if err != nil {
+		return policies.Report{}, err
+	}
+	report, err := policies.Test(ctx, files, opts)
+	if err != nil && !errors.Is(err, policies.ErrNoTests) {
+		return report, err
+	}
+	more, noRules := policies.TestGuardrails(ctx, rules, opts)
+	if noRules == nil {
+		report.Results, err = append(more.Results, report.Results...), nil
+	} else if !errors.Is(noRules, policies.ErrNoTests) {
+		return report, noRules
+	}
+	return report, err
 }
 
 func writeTestReport(w io.Writer, report policies.Report) error {
