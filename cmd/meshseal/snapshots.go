@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -173,6 +174,9 @@ func writeSummary(w io.Writer, s summary) error {
 		fmt.Fprintf(t, "statement\tnot signed\n")
 	} else {
 		fmt.Fprintf(t, "statement\tissued %s, expires %s\n", s.Statement.Issued.Format(time.RFC3339), s.Statement.Expires.Format(time.RFC3339))
+	}
+	if k := s.Statement.Keys; k != nil {
+		fmt.Fprintf(t, "declares\t%d of the keys %s count from here on\n", k.Threshold, strings.Join(k.IDs, ", "))
 	}
 	for _, id := range s.Signatures {
 		fmt.Fprintf(t, "signature\tclaims key %s\n", id)

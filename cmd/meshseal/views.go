@@ -21,6 +21,13 @@ type statementView struct {
 	Previous   string     `json:"previous,omitempty"`
 	Issued     *time.Time `json:"issued,omitempty"` // absent: not signed
 	Expires    *time.Time `json:"expires,omitempty"`
+	Keys       *keysView  `json:"keys,omitempty"` // absent: none are declared
+}
+
+// keysView is a set of keys that a statement declares.
+type keysView struct {
+	Threshold int      `json:"threshold"`
+	IDs       []string `json:"ids"`
 }
 
 func viewStatement(s snapshot.Statement) statementView {
@@ -33,6 +40,9 @@ func viewStatement(s snapshot.Statement) statementView {
 	}
 	if !s.Issued.IsZero() {
 		v.Issued, v.Expires = &s.Issued, &s.Expires
+	}
+	if !s.Keys.IsZero() {
+		v.Keys = &keysView{Threshold: s.Keys.Threshold(), IDs: s.Keys.KeyIDs()}
 	}
 	return v
 }
