@@ -8,12 +8,14 @@ export GOFLAGS := -trimpath
 staticcheck := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 govulncheck := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: help build demo test check envoy clean
+.PHONY: help build demo test test-faults fuzz check envoy clean
 
 help:
 	@echo 'make build   bin/meshseal, and the guard where there is a C compiler'
 	@echo 'make demo    the shop on real Envoys, step by step'
 	@echo 'make test    every test, the ones on a real Envoy too'
+	@echo 'make test-faults   a kill or an I/O error at every call of an adoption; needs strace'
+	@echo 'make fuzz    every fuzz target for FUZZTIME (10m), one after the other'
 	@echo 'make check   format, vet, staticcheck, race tests, known vulnerabilities, go.mod'
 	@echo 'make envoy   fetch the pinned Envoy into the cache folder, print its path'
 	@echo 'make clean   remove bin/'
@@ -30,6 +32,13 @@ demo: build
 
 test: build
 	@envoy=$$(scripts/envoy) && MESHSEAL_ENVOY=$$envoy MESHSEAL_BIN=$(CURDIR)/bin/meshseal go run ./scripts/testrun
+
+test-faults:
+	@strace=$$(scripts/strace) && go vet -tags faults ./integration/faults && \
+		MESHSEAL_STRACE=$$strace go test -count=1 -vet=off -tags faults -timeout 5m ./integration/faults
+
+fuzz:
+	@scripts/fuzz
 
 check:
 	@scripts/check $(staticcheck) $(govulncheck)
