@@ -136,7 +136,7 @@ func (s *Store) Load(now time.Time) (*Snapshot, error) {
 // was adopted.
 func (s *Store) explain(err error) error {
 	if s.record.replaced {
-		return fmt.Errorf("%s: %w (it was adopted under other keys than are configured now, which are %v)", s.path(snapshotFile), err, s.record.trust.KeyIDs())
+		return fmt.Errorf("%s: %w (it was adopted under other keys than are configured now, which are %v; configure those of before, or move the file away: the record of the highest adopted stays)", s.path(snapshotFile), err, s.record.trust.KeyIDs())
 	}
 	return fmt.Errorf("%s: %w", s.path(snapshotFile), err)
 }
