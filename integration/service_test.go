@@ -109,7 +109,7 @@ func fileShop(t *testing.T, edits ...func(map[string]string)) *shop {
 		t.Fatal(err)
 	}
 	s.publish(t)
-	s.Configure("source: {git: {repository: "+s.Repo.Dir+", ref: main}, poll: 50ms}\nsigning: {key: "+s.Dir+"/key}",
+	s.Configure("source: {git: {repository: "+s.Repo.Dir+", ref: main, signers: {unsigned: allow}}, poll: 50ms}\nsigning: {key: "+s.Dir+"/key}",
 		"source: {file: {path: "+s.Dir+"/mesh.snapshot}, poll: 50ms}\ntrust: {keys: ["+s.Dir+"/key.pub], threshold: 1}")
 	s.Configure(s.Dir+"/state", s.Dir+"/file-state")
 	return s

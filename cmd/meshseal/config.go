@@ -30,6 +30,7 @@ type serveConfig struct {
 	Identity  identityConfig   `yaml:"identity"`
 	Listeners []listenerConfig `yaml:"listeners"`
 	HTTP      httpConfig       `yaml:"http"`
+	Webhook   webhookConfig    `yaml:"webhook"`
 	Records   recordsConfig    `yaml:"records"`
 	// Deadline bounds one check; 500ms if unset. Keep it below the timeout of
 	// the ext_authz filter, so that a slow check is denied with its reason.
@@ -43,22 +44,14 @@ type serveConfig struct {
 type sourceConfig struct {
 	File fileSource `yaml:"file"`
 	Git  gitSource  `yaml:"git"`
-	// Poll is how often the source is looked at; 1s if unset.
+	// Poll is how often the source is looked at; 1s if unset, 30s for a remote
+	// repository.
 	Poll time.Duration `yaml:"poll"`
 }
 
 // fileSource is a signed snapshot that somebody else built, CI for one.
 type fileSource struct {
 	Path string `yaml:"path"`
-}
-
-// gitSource is a local Git repository that this server builds and signs.
-type gitSource struct {
-	Repository string `yaml:"repository"`
-	// Ref is followed as it moves, to descendants only.
-	Ref string `yaml:"ref"`
-	// Commit is a pin: this one and no other.
-	Commit string `yaml:"commit"`
 }
 
 // trustConfig says whose signatures count, for a file source.
@@ -143,6 +136,7 @@ func loadServeConfig(path string, environ, sets []string) (*serveConfig, error) 
 			return nil, fmt.Errorf("--set %s: %w", name, err)
 		}
 	}
+	c.Source.settle()
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -169,7 +163,7 @@ func setScalar(v reflect.Value, text string) error {
 // defaults is the configuration before anything is read.
 func defaults() *serveConfig {
 	return &serveConfig{
-		Source:   sourceConfig{Poll: time.Second},
+		Source:   sourceConfig{Poll: pollUnset, Git: defaultGit()},
 		Records:  recordsConfig{Path: "-", OnFailure: "deny"},
 		Deadline: 500 * time.Millisecond,
 		Drain:    2 * time.Second,
@@ -184,9 +178,9 @@ func (c *serveConfig) check() error {
 			errs = append(errs, errors.New(text))
 		}
 	}
-	file, git := c.Source.File.Path != "", c.Source.Git.Repository != ""
+	file, git := c.Source.File.Path != "", c.Source.Git.named()
 	refuse(c.State == "", "state: name a folder that outlives a restart")
-	refuse(file == git, "source: name exactly one of file.path (a snapshot that CI signed) and git.repository (built and signed by this server)")
+	refuse(file == git, "source: name exactly one of file.path (a snapshot that CI signed) and git (built and signed by this server)")
 	refuse(file && (len(c.Trust.Keys) == 0 || c.Trust.Threshold < 1), "trust: a file source needs keys and a threshold of at least 1; there is no default for whom to trust")
 	refuse(file && !c.Signing.isZero(), "signing: a server with a file source verifies and signs nothing; remove signing")
 	if git {
@@ -195,7 +189,11 @@ func (c *serveConfig) check() error {
 		}
 	}
 	refuse(git && (len(c.Trust.Keys) > 0 || c.Trust.Threshold != 0), "trust: a git source is verified with this server's own key; remove trust")
-	refuse(git && (c.Source.Git.Ref == "") == (c.Source.Git.Commit == ""), "source.git: name exactly one of ref (followed) and commit (pinned)")
+	if git {
+		errs = append(errs, c.Source.Git.check()...)
+	}
+	refuse(!git && c.Source.Git != defaultGit(), "source.git: name a repository or a url")
+	errs = append(errs, c.Webhook.check(git)...)
 	refuse(c.Source.Poll < 10*time.Millisecond, "source.poll: at least 10ms")
 	refuse(c.Deadline < time.Millisecond || c.Deadline > time.Minute, "deadline: from 1ms to 1m")
 	refuse(c.Drain < 0 || c.Drain > time.Hour, "drain: from 0s to 1h")

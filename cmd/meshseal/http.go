@@ -71,7 +71,7 @@ func (p *probes) readyz(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *probes) status(w http.ResponseWriter, _ *http.Request) {
-	s := status{Version: version(), Proxies: p.xds.Status(), Source: sourceStatus{AgeSeconds: p.follower.age().Seconds()}}
+	s := status{Version: version(), Proxies: p.xds.Status(), Source: sourceStatus{AgeSeconds: p.follower.age().Seconds(), Signer: p.follower.source.signer()}}
 	if refused := p.follower.refused.Load(); refused != nil {
 		s.Source.Refused = *refused
 	}

@@ -109,7 +109,11 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	if err := adopter.restore(time.Now()); err != nil {
 		return err
 	}
-	follow := &follower{source: from(store.Trust), adopter: adopter, every: config.Source.Poll, metrics: metrics, log: log, now: time.Now}
+	origin, err := from(store.Trust)
+	if err != nil {
+		return err
+	}
+	follow := &follower{source: origin, adopter: adopter, every: config.Source.Poll, metrics: metrics, log: log, now: time.Now, wake: make(chan struct{}, 1)}
 	metrics.SourceAge(func() float64 { return follow.age().Seconds() })
 
 	listeners, err := listen(config.Listeners, self, control, authz)
@@ -121,10 +125,20 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 		closeAll(listeners)
 		return err
 	}
+	hook, err := listenWebhook(config.Webhook, follow.lookNow, log)
+	if err != nil {
+		closeAll(listeners)
+		return err
+	}
 
 	// All that runs, in one list: the first to return an error stops the rest.
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return follow.run(ctx) })
+	if hook != nil {
+		group.Go(hook.serve)
+		group.Go(func() error { <-ctx.Done(); return hook.close() })
+		log.Info("a webhook asks for a look at the source", "address", hook.name)
+	}
 	if self.files != nil {
 		group.Go(func() error { return self.files.run(ctx, config.Source.Poll) })
 	}
@@ -212,34 +226,6 @@ func openIdentity(ctx context.Context, c identityConfig, log *slog.Logger) (*sel
 		}
 	}
 	return s, nil
-}
-
-// openSource says whose signatures count by the configuration, and opens where
-// snapshots come from. What it finds is verified with the keys that count by
-// then, which a snapshot may have changed.
-func openSource(ctx context.Context, c *serveConfig, log *slog.Logger) (open func(counts func() snapshot.Trust) source, configured snapshot.Trust, err error) {
-	if path := c.Source.File.Path; path != "" {
-		configured, err = readTrust(c.Trust.Keys, c.Trust.Threshold)
-		if err != nil {
-			return nil, configured, fmt.Errorf("trust: %w", err)
-		}
-		return func(counts func() snapshot.Trust) source { return &fileFollower{path: path, trust: counts} }, configured, nil
-	}
-	signer, err := openSigner(ctx, c.Signing, os.Stderr)
-	if err == nil {
-		configured, err = snapshot.NewTrust([]snapshot.PublicKey{signer.Public()}, 1)
-	}
-	if err != nil {
-		return nil, configured, fmt.Errorf("signing: %w", err)
-	}
-	git := c.Source.Git
-	revision := git.Ref
-	if revision == "" {
-		revision = git.Commit
-	}
-	return func(counts func() snapshot.Trust) source {
-		return &gitFollower{repository: git.Repository, revision: revision, signer: signer, trust: counts, log: log}
-	}, configured, nil
 }
 
 // xdsEvents turns what happens on xDS streams into metrics and log lines.

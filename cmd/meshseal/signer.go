@@ -26,6 +26,9 @@ type signingConfig struct {
 	Public string   `yaml:"public"` // file with the public key that the program signs for
 	// Timeout is how long one signature may take; 30s if unset.
 	Timeout time.Duration `yaml:"timeout"`
+	// Retiring is a file with the private key that this one takes the place of;
+	// docs/serve.md says how a key is changed.
+	Retiring string `yaml:"retiring"`
 }
 
 // The time that an external program has for one signature.
@@ -49,7 +52,7 @@ func (c signingConfig) check() error {
 
 // isZero reports whether nothing is said about signing.
 func (c signingConfig) isZero() bool {
-	return c.Key == "" && len(c.Signer) == 0 && c.Public == "" && c.Timeout == 0
+	return c.Key == "" && len(c.Signer) == 0 && c.Public == "" && c.Timeout == 0 && c.Retiring == ""
 }
 
 // openSigner returns the signer of a server. Until ctx ends a program may be

@@ -19,6 +19,9 @@ func (s oddSource) next(context.Context, *snapshot.Snapshot, time.Time) (*snapsh
 	return s()
 }
 
+func (s oddSource) ancestry() snapshot.Ancestry { return nil }
+func (s oddSource) signer() string              { return "" }
+
 // TestSourceThatFails: whatever a source does, the server lives, and status
 // says why nothing new is in force.
 func TestSourceThatFails(t *testing.T) {

@@ -43,6 +43,9 @@ type sourceStatus struct {
 	AgeSeconds float64 `json:"age_seconds"`
 	// Refused is why the newest candidate is not in force; empty if it is.
 	Refused string `json:"refused,omitempty"`
+	// Signer is who signed the commit in force: principal and fingerprint. It is
+	// empty where no signature is asked for, or it would not count today.
+	Signer string `json:"signer,omitempty"`
 }
 
 func statusCommand() *cobra.Command {
@@ -143,6 +146,9 @@ func writeStatus(w io.Writer, s *status) error {
 	}
 	if s.Source.Refused != "" {
 		fmt.Fprintf(t, "REFUSED\t%s\n", s.Source.Refused)
+	}
+	if s.Source.Signer != "" {
+		fmt.Fprintf(t, "signed by\t%s\n", s.Source.Signer)
 	}
 	if s.Source.AgeSeconds < 0 {
 		fmt.Fprint(t, "source\tnot read yet\n\n")

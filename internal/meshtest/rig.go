@@ -45,7 +45,7 @@ func NewRig(t T, domain string, files map[string]string, env ...string) *Rig {
 	Write(t, r.Dir, "bundle.pem", r.CA.BundlePEM())
 	Write(t, r.Dir, "serve.yaml", fmt.Sprintf(`
 state: %[1]s/state
-source: {git: {repository: %[1]s/repo, ref: main}, poll: 50ms}
+source: {git: {repository: %[1]s/repo, ref: main, signers: {unsigned: allow}}, poll: 50ms}
 signing: {key: %[1]s/key}
 identity: {certificate: %[1]s/server.pem, key: %[1]s/server.key, trust_bundles: {%[2]s: %[1]s/bundle.pem}}
 listeners: [{address: "%[3]s:18000"}]

@@ -8,7 +8,9 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
@@ -137,10 +139,20 @@ func parseOpenPGP(armored []byte) ([]byte, *packet.Signature, error) {
 // userID is how the key names its owner: its primary user ID, else its first.
 func userID(e *openpgp.Entity, now time.Time, config *packet.Config) string {
 	if _, identity := e.PrimaryIdentity(now, config); identity != nil {
-		return identity.Name
+		return printable(identity.Name)
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Identities)) {
-		return name
+		return printable(name)
 	}
 	return "unnamed"
+}
+
+// printable keeps what a key's owner has written from steering a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }

@@ -114,7 +114,7 @@ func (w *world) startServer() {
 	w.serverID = "spiffe://shop.test/meshseal/sha256/" + strings.TrimPrefix(w.digest(w.meshseal), "sha256:")
 	config := meshtest.Write(w, w.dir, "serve.yaml", fmt.Sprintf(`
 state: %[1]s/state
-source: {git: {repository: %[1]s/mesh, ref: main}, poll: 100ms}
+source: {git: {repository: %[1]s/mesh, ref: main, signers: {unsigned: allow}}, poll: 100ms}
 signing: {key: %[1]s/key}
 identity: {workload_api: "unix://%[1]s/spiffe/agent.sock"}
 listeners: [{address: "%[2]s"}]
