@@ -87,7 +87,9 @@ func (c *candidate) adopt(u *update) error {
 
 // refuseSeal is a refusal by a rule of the seal itself, under its own code.
 func (u *update) refuseSeal(err error) *Refusal {
-	return u.refuse(sealCode(err), snapshot.StatementCluster, "%v", err)
+	r := u.refuse(sealCode(err), snapshot.StatementCluster, "%v", err)
+	r.Type = snapshot.ClusterType
+	return r
 }
 
 func sealCode(err error) Code {
