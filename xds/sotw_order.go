@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"meshseal/snapshot"
 )
@@ -175,7 +176,7 @@ func (w *world) leave(p *worldPlan, sub *worldSub, set *resourceSet) {
 	}
 	if len(p.list) > kept {
 		p.partial = true
-		slices.SortFunc(p.list, byName)
+		slices.SortFunc(p.list, func(a, b *resource) int { return strings.Compare(a.name, b.name) })
 	}
 }
 

@@ -169,14 +169,27 @@ func (sub *worldSub) about(o *worldAnswer) bool {
 // the same resource is still open.
 func (sub *worldSub) ack(o *worldAnswer) {
 	for _, r := range o.changed {
-		if h := sub.has[r.name]; h != nil && h.seq == o.seq {
-			h.state, h.accepted, h.may = stateAcked, r, []*resource{r}
+		if h := sub.has[r.name]; h != nil {
+			h.accept(r, o.seq)
 		}
 	}
 	for _, name := range o.gone {
-		if h := sub.has[name]; h != nil && h.seq == o.seq {
+		switch h := sub.has[name]; {
+		case h == nil:
+		case h.seq == o.seq:
 			delete(sub.has, name)
+		default:
+			h.accepted = nil
 		}
+	}
+}
+
+func (h *holding) accept(r *resource, seq uint64) {
+	h.accepted = r
+	if h.seq == seq {
+		h.state, h.may = stateAcked, []*resource{r}
+	} else if at := slices.IndexFunc(h.may, func(m *resource) bool { return m.version == r.version }); at > 0 {
+		h.may = slices.Delete(h.may, 0, at)
 	}
 }
 
