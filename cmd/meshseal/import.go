@@ -29,8 +29,8 @@ What the file does not say is guessed so that nothing opens, and each guess is
 reported. Keys are never copied. The result is built in memory to see whether it
 builds. DIR has to be new or empty.
 
-Exit codes: 0 written, and it builds; 1 written, and it does not build yet; 2 an
-error, and nothing is written.`,
+Exit codes: 0 written, and it builds; 1 written, and it does not build yet; 2 the
+file or a flag is refused and nothing is written, or an error in writing.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			var err error

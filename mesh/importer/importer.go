@@ -70,7 +70,7 @@ func Import(source []byte, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &job{Options: o, index: map[string]*resource{}, asked: map[string]bool{}}
+	j := &job{Options: o, index: map[string]*resource{}, asked: map[string]bool{}, authzNames: map[string]bool{}}
 	if err := j.take(root); err != nil {
 		return nil, err
 	}
@@ -103,9 +103,12 @@ type job struct {
 	// private are data sources with a private key in them.
 	private []*yaml.Node
 	// asked are the clusters that an ext_authz filter asked.
-	asked   map[string]bool
-	node    *yaml.Node // the bootstrap's node
-	domains []string   // trust domains that the source speaks of
+	asked map[string]bool
+	// authzNames are the names of ext_authz filters.
+	authzNames map[string]bool
+	runtime    *yaml.Node // layered_runtime
+	node       *yaml.Node // the bootstrap's node
+	domains    []string   // trust domains that the source speaks of
 
 	domain     spiffeid.TrustDomain
 	proxyID    spiffeid.ID

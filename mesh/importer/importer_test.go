@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -309,5 +311,150 @@ func TestDescriptorOnly(t *testing.T) {
 		if len(r.Report.Findings) != 1 || r.Report.Findings[0].Code != "LOCAL_DATA" || r.Report.Findings[0].Line < 30 || r.Report.Findings[0].Line > 33 {
 			t.Errorf("%s: %+v", name, r.Report.Findings)
 		}
+	}
+}
+
+// TestCodesAreDocumented: docs/import.md has each code of an item, and no
+// other.
+func TestCodesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/import.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("report.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want, got []string
+	for _, m := range regexp.MustCompile(`\bCode\w+ += "(\w+)"`).FindAllStringSubmatch(string(source), -1) {
+		want = append(want, m[1])
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|").FindAllStringSubmatch(string(page), -1) {
+		got = append(got, m[1])
+	}
+	slices.Sort(want)
+	if len(want) < 20 || !slices.Equal(got, want) {
+		t.Errorf("docs/import.md has\n%v\nthe code\n%v", got, want)
+	}
+}
+
+// upstream is a cluster elsewhere with a TLS context.
+func upstream(context, secrets string) string {
+	return secrets + listener(address("10.0.0.2")+tcp) + app("10.0.0.1") + `    transport_socket:
+      name: tls
+      typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, ` + context + "}\n"
+}
+
+// TestUpstreamTLS: what verified nobody verifies now; what verified a server
+// outside the mesh goes on.
+func TestUpstreamTLS(t *testing.T) {
+	ca := "validation_context: {trusted_ca: {inline_string: ca}}"
+	for name, c := range map[string]struct {
+		context string
+		has     []string
+		lacks   string
+	}{
+		"a name, and any certificate": {"sni: api.example", []string{"system_root_certs", `exact: "api.example"`}, "SPIFFE"},
+		"any certificate":             {"common_tls_context: {}", []string{"spiffe://envoy.test/app/sha256/"}, "system_root"},
+		"untrusted ones":              {"common_tls_context: {validation_context: {trust_chain_verification: ACCEPT_UNTRUSTED}}", []string{"spiffe://envoy.test/app/sha256/"}, "ACCEPT"},
+		"an authority and a name":     {"sni: api.example, common_tls_context: {" + ca + "}", []string{"inline_string: ca", `exact: "api.example"`}, "sds"},
+		"an authority's files": {"sni: a, common_tls_context: {validation_context_sds_secret_config: {name: ROOTS, sds_config: {path: /x}}}",
+			[]string{"name: ROOTCA", "spiffe://envoy.test/app/sha256/"}, "/x"},
+		"a static authority": {"sni: a, common_tls_context: {validation_context_sds_secret_config: {name: ca}}", []string{"inline_string: public", `exact: "a"`}, "name: ca"},
+		"a static authority with a name": {"common_tls_context: {combined_validation_context: {default_validation_context: {match_typed_subject_alt_names: [{san_type: DNS, matcher: {exact: b}}]}, validation_context_sds_secret_config: {name: ca}}}",
+			[]string{"inline_string: public", "exact: b"}, "name: ca"},
+		"a certificate of its own": {"sni: a, common_tls_context: {" + ca + ", tls_certificates: [{private_key: {filename: /k}}]}", []string{"name: default", "inline_string: ca"}, "/k"},
+		"TLS 1.0":                  {"sni: a, common_tls_context: {" + ca + ", tls_params: {tls_minimum_protocol_version: tlsv1_0}}", []string{"TLSv1_2"}, "1_0"},
+	} {
+		source := upstream(c.context, "") + "  secrets: [{name: ca, validation_context: {trusted_ca: {inline_string: public}}}]\n"
+		r, err := Import([]byte(source), options(t, "envoy.yaml"))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		got := string(r.Files["proxies/envoy/clusters.yaml"])
+		for _, want := range c.has {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: lacks %q:\n%s", name, want, got)
+			}
+		}
+		if strings.Contains(got, c.lacks) || !r.Report.Builds {
+			t.Errorf("%s: has %q, or does not build: %s %+v\n%s", name, c.lacks, r.Report.Problem, r.Report.Findings, got)
+		}
+	}
+}
+
+// TestSourcesThatAreMissing: routes and endpoints that come from elsewhere are
+// empty until somebody writes them.
+func TestSourcesThatAreMissing(t *testing.T) {
+	source := listener(address("10.0.0.2")+`
+filter_chains:
+- filters:
+  - name: http
+    typed_config:
+      "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+      stat_prefix: x
+      rds: {route_config_name: table, config_source: {path: /x}}
+      http_filters: [{name: r, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+`) + "  clusters:\n  - {name: app, type: EDS, eds_cluster_config: {eds_config: {api_config_source: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}}}}\n" +
+		"  - {name: xds}\ndynamic_resources: {cds_config: {api_config_source: {api_type: GRPC, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}}}\n"
+	r := wants(t, source, "proxies/envoy/routes.yaml", "virtual_hosts: []", options(t, "envoy.yaml"))
+	if !r.Report.Builds {
+		t.Errorf("%s %+v", r.Report.Problem, r.Report.Findings)
+	}
+	wants(t, source, "proxies/envoy/endpoints.yaml", "endpoints: []", options(t, "envoy.yaml"))
+	var codes []string
+	for _, i := range r.Report.Items {
+		codes = append(codes, i.Code)
+	}
+	for _, want := range []string{CodeRoutes, CodeEndpoints, CodeCluster} {
+		if !slices.Contains(codes, want) {
+			t.Errorf("%s is not reported: %v", want, codes)
+		}
+	}
+}
+
+// TestForbiddenFiltersDoNotBuild: they are taken over, the guardrails name the
+// line, and only --waive sets them aside.
+func TestForbiddenFiltersDoNotBuild(t *testing.T) {
+	source := strings.Replace(string(example(t, "canary.json")), `"httpFilters": [`,
+		`"httpFilters": [{"name": "lua", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"}}, `, 1)
+	r, err := Import([]byte(source), options(t, "canary.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Report.Builds || len(r.Report.Findings) != 1 || r.Report.Findings[0].Code != "FILTER_AFTER_AUTHZ" || r.Report.Findings[0].Line != 33 {
+		t.Errorf("%+v", r.Report.Findings)
+	}
+	o := options(t, "canary.json")
+	o.Waive = 30
+	if r, err = Import([]byte(source), o); err != nil || !r.Report.Builds || r.Report.Findings[0].Waived != "2026-02-01" {
+		t.Errorf("%v %+v", err, r.Report)
+	}
+	if text := string(r.Files["waivers.yaml"]); !strings.Contains(text, "2026-02-01") || !strings.Contains(text, "canary.json:33") {
+		t.Errorf("waivers.yaml:\n%s", text)
+	}
+}
+
+// TestWhatOpensIsNotTakenOver: nothing of what switches authorization off
+// survives, wherever it stands.
+func TestWhatOpensIsNotTakenOver(t *testing.T) {
+	text := strings.NewReplacer(
+		"failure_mode_allow: true", "failure_mode_allow: true\n              shadow_mode: true\n              filter_enabled: {default_value: {numerator: 1}}\n              deny_at_disable: {default_value: {value: false}, runtime_key: x}",
+		"name: envoy.filters.http.ext_authz\n", "name: mine\n            disabled: true\n            is_optional: true\n",
+		"route: {cluster: orders, timeout: 15s}", "route: {cluster: orders, timeout: 15s}\n                typed_per_filter_config:\n                  mine: {\"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}",
+	).Replace(string(example(t, "sidecar.yaml")))
+	r, err := Import([]byte(text), options(t, "sidecar.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := string(r.Files["proxies/orders-sidecar/listeners.yaml"])
+	for _, gone := range []string{"failure_mode", "shadow", "filter_enabled", "deny_at", "disabled", "is_optional", "ExtAuthzPerRoute", "FilterConfig"} {
+		if strings.Contains(got, gone) {
+			t.Errorf("%q is still there:\n%s", gone, got)
+		}
+	}
+	if !strings.Contains(got, "max_request_bytes: 8192") || !strings.Contains(got, "timeout: 0.5s") || !r.Report.Builds {
+		t.Errorf("what may stay is gone, or it does not build: %s\n%s", r.Report.Problem, got)
 	}
 }

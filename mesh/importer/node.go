@@ -111,6 +111,19 @@ func unplace(n *yaml.Node) {
 // quote writes any text as a YAML value.
 func quote(s string) string { return strconv.Quote(s) }
 
+// clone is a deep copy of n.
+func clone(n *yaml.Node) *yaml.Node {
+	if n == nil {
+		return nil
+	}
+	out := *n
+	out.Content = make([]*yaml.Node, len(n.Content))
+	for i, c := range n.Content {
+		out.Content[i] = clone(c)
+	}
+	return &out
+}
+
 // each calls visit for n and every node below it, keys of mappings included.
 func each(n *yaml.Node, visit func(*yaml.Node)) {
 	if n == nil {

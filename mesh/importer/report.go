@@ -81,6 +81,7 @@ const (
 	CodeOrder     = "FILTER_MOVED"
 	CodeInline    = "DESCRIPTOR_INLINED"
 	CodePath      = "PATH_NORMALIZED"
+	CodeRuntime   = "RUNTIME_DEFAULT"
 	CodePrefix    = "PREFIX_NARROWED"
 	CodeRoutes    = "ROUTES_MISSING"
 	CodeEndpoints = "ENDPOINTS_MISSING"

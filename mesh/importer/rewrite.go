@@ -36,6 +36,13 @@ const (
 // to the closed side.
 func (j *job) rewrite() error {
 	j.sds = j.sdsCluster()
+	for _, r := range j.all {
+		for _, m := range r.messages {
+			if m.name == httpAuthz && m.parent != nil {
+				j.authzNames[text(m.parent.node, "name")] = true
+			}
+		}
+	}
 	for _, r := range slices.Clone(j.all) {
 		for _, m := range r.messages {
 			if err := j.message(r, m); err != nil {
@@ -58,7 +65,27 @@ func (j *job) rewrite() error {
 		return err
 	}
 	j.unused()
+	j.orphans()
 	return nil
+}
+
+// orphans tells of static secrets that are still named: there are none any
+// more, and an Envoy would refuse what names one.
+func (j *job) orphans() {
+	for _, r := range j.all {
+		for _, m := range r.messages {
+			if m.name == sdsConfig && child(m.node, "sds_config") == nil && within(r.node, m.node) {
+				j.decide(CodeSecret, m.node, r.label(), fmt.Sprintf("it names the static secret %q, which is not taken over, and Envoy will refuse it", text(m.node, "name")),
+					"take the secret from the SPIFFE agent, or remove what needs it")
+			}
+		}
+	}
+}
+
+// within: n stands below root.
+func within(root, n *yaml.Node) (found bool) {
+	each(root, func(e *yaml.Node) { found = found || e == n })
+	return found
 }
 
 // chains are all filter chains of a listener.
@@ -87,6 +114,10 @@ func (j *job) message(r *resource, m *message) error {
 	if f := child(m.node, "typed_per_filter_config"); f != nil {
 		j.perFilter(r, m.node, f)
 	}
+	if key := child(m.node, "runtime_key"); key != nil && j.runtime != nil {
+		j.decide(CodeRuntime, key, r.label(), fmt.Sprintf("the runtime key %q has no value any more; the field takes its default", key.Value),
+			"write the value that layered_runtime gives it as the default")
+	}
 	return nil
 }
 
@@ -94,7 +125,7 @@ func (j *job) message(r *resource, m *message) error {
 // something through. The build has it ask meshseal.
 func (j *job) authz(r *resource, m *message) {
 	each(m.node, func(n *yaml.Node) { j.asked[n.Value] = j.asked[n.Value] || n.Kind == yaml.ScalarNode })
-	dropped := drop(m.node, "http_service", "failure_mode_allow", "failure_mode_allow_header_add", "filter_enabled",
+	dropped := drop(m.node, "http_service", "shadow_mode", "failure_mode_allow", "failure_mode_allow_header_add", "filter_enabled",
 		"filter_enabled_metadata", "deny_at_disable", "clear_route_cache", "clear_route_cache_headers", "allowed_headers", "disallowed_headers")
 	drop(m.node, "include_peer_certificate", "include_tls_session", "transport_api_version") // as the build sets them
 	if m.name == httpAuthz && m.parent != nil && m.parent.name == httpFilter {
@@ -121,7 +152,7 @@ func (j *job) perFilter(r *resource, owner, filters *yaml.Node) {
 		if kind == filterConfig {
 			kind = strings.TrimPrefix(text(value, "config", typeURL), anyPrefix)
 		}
-		named := strings.Contains(key.Value, "ext_authz") && kind == ""
+		named := kind == "" && (strings.Contains(key.Value, "ext_authz") || j.authzNames[key.Value])
 		if kind != authzPerRoute && !named {
 			continue
 		}

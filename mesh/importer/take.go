@@ -69,7 +69,7 @@ func (r *Report) at(file string, line int) string {
 
 // bootstrap takes the static resources, and accounts for every other field.
 func (j *job) bootstrap(root *yaml.Node) error {
-	j.node = child(root, "node")
+	j.node, j.runtime = child(root, "node"), child(root, "layered_runtime")
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		key, value := root.Content[i], root.Content[i+1]
 		switch key.Value {

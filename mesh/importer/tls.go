@@ -187,7 +187,7 @@ func (j *job) callers(l *resource, socket, common *yaml.Node) {
 		rest = c
 	}
 	if rest == nil {
-		rest = at(j.secret(child(common, "validation_context_sds_secret_config")), "validation_context")
+		rest = clone(at(j.secret(child(common, "validation_context_sds_secret_config")), "validation_context"))
 	}
 	dropped := drop(common, "validation_context", "combined_validation_context", "validation_context_sds_secret_config",
 		"validation_context_certificate_provider", "validation_context_certificate_provider_instance")
@@ -268,26 +268,48 @@ func (j *job) upstream(c *resource, owner *yaml.Node) {
 		validation = at(common, "combined_validation_context", "default_validation_context")
 	}
 	drop(validation, "trust_chain_verification", "allow_expired_certificate")
-	if child(validation, "trusted_ca") == nil && child(validation, "system_root_certs") == nil && child(common, "combined_validation_context") == nil &&
-		child(common, "validation_context_sds_secret_config") == nil {
-		j.secure(c, owner, "it took any certificate from another host")
+	sds := child(common, "validation_context_sds_secret_config") != nil || at(common, "combined_validation_context", "validation_context_sds_secret_config") != nil
+	if child(validation, "trusted_ca") == nil && child(validation, "system_root_certs") == nil && !sds {
+		if text(context, "sni") == "" || j.Upstreams[c.name] != "" || stays(c.node) {
+			j.secure(c, owner, "it took any certificate from another host")
+			return
+		}
+		if validation == nil {
+			validation = fragment("{}")
+			drop(common, "combined_validation_context")
+			put(common, "validation_context", validation)
+		}
+		put(validation, "system_root_certs", fragment("{}"))
+		j.change(c, CodeServer, context, fmt.Sprintf("it took any certificate, and now one that an authority of the host's own list gave to %q", text(context, "sni")),
+			fmt.Sprintf("if it is of the mesh, say --upstream %s=SPIFFE-ID", c.name))
+	}
+	if child(common, "validation_context_sds_secret_config") != nil {
+		j.secure(c, owner, "whoever had a certificate of its authority could answer")
 		return
 	}
 	j.serverName(c, context, common)
 }
 
 // resolve writes the authority of a static secret, which is public, in its
-// place.
+// place; an authority from elsewhere becomes the SPIFFE agent's.
 func (j *job) resolve(c *resource, common *yaml.Node) {
-	config := child(common, "validation_context_sds_secret_config")
-	if v := child(j.secret(config), "validation_context"); v != nil {
-		drop(common, "validation_context_sds_secret_config")
-		put(common, "validation_context", v)
-		j.change(c, CodeSDS, config, "the authority of the static secret stands in its place", "")
-		return
+	owner := common
+	if combined := child(common, "combined_validation_context"); combined != nil {
+		owner = combined
 	}
-	if config != nil && !j.served(config) {
-		put(common, "validation_context_sds_secret_config", fragment("%s", j.secretFrom(bundleSecret)))
+	config := child(owner, "validation_context_sds_secret_config")
+	static := clone(child(j.secret(config), "validation_context"))
+	switch {
+	case static != nil:
+		more := child(owner, "default_validation_context")
+		for i := 0; more != nil && i+1 < len(more.Content); i += 2 {
+			put(static, more.Content[i].Value, more.Content[i+1])
+		}
+		drop(common, "combined_validation_context", "validation_context_sds_secret_config")
+		put(common, "validation_context", static)
+		j.change(c, CodeSDS, config, "the authority of the static secret stands in its place", "")
+	case config != nil && !j.served(config):
+		put(owner, "validation_context_sds_secret_config", fragment("%s", j.secretFrom(bundleSecret)))
 		j.change(c, CodeSDS, config, "its peer is verified by the trust bundle of the SPIFFE agent; the source of the secret is not taken over",
 			"if it is outside the mesh, write its authority in validation_context.trusted_ca.inline_string")
 	}

@@ -84,10 +84,11 @@ func (j *job) proxyFile() {
 
 // key writes a name as a key of a mapping.
 func key(name string) string {
-	if sanitise(name) == name && strings.ContainsFunc(name, func(r rune) bool { return r == '-' }) && name[0] >= 'a' {
-		return name
+	text, err := yaml.Marshal(scalar(name))
+	if err != nil {
+		return quote(name)
 	}
-	return quote(name)
+	return strings.TrimSpace(string(text))
 }
 
 func oneLine(s string) string {
