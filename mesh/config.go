@@ -75,7 +75,8 @@ type Report struct {
 // Finding is a finding of a guardrail, and what sets it aside.
 type Finding struct {
 	policies.Finding
-	Waiver *snapshot.Waiver // nil: the finding stands
+	Waiver   *snapshot.Waiver // nil: the finding stands
+	WaiverAt policies.Place   // where the waiver is written
 }
 
 // String is the finding as a compiler writes an error, with what to do in a

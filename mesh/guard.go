@@ -33,7 +33,11 @@ func (repo *repository) guard(ctx context.Context, rules *policies.Guardrails, a
 	}
 	for _, f := range found {
 		f.At = byName[f.Proxy].place(f)
-		all = append(all, Finding{Finding: f, Waiver: j.waiver(f)})
+		one := Finding{Finding: f, Waiver: j.waiver(f)}
+		if one.Waiver != nil {
+			one.WaiverAt = repo.waiverAt[waiverKey(*one.Waiver)]
+		}
+		all = append(all, one)
 	}
 	return all, j.notices(), nil
 }

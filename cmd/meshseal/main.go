@@ -89,7 +89,7 @@ verification; 2 an error or wrong usage; 3 it could not be found out.`,
 		&cobra.Group{ID: "run", Title: "Running it:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		"repository": {initCommand(), importCommand(), testCommand(), digestCommand()},
+		"repository": {initCommand(), importCommand(), lintCommand(), testCommand(), digestCommand()},
 		"snapshot":   {keygenCommand(), buildCommand(), signCommand(), verifyCommand(), showCommand(), diffCommand()},
 		"run":        {serveCommand(), bootstrapCommand(), doctorCommand(), statusCommand(), recoverCommand(), devCommand()},
 	} {
