@@ -19,12 +19,15 @@ const forgottenSuffix = ".forgotten"
 // fast-forward by stolen keys, and the only thing in meshseal that lowers the
 // mark. It returns an error that is os.ErrNotExist where nothing was adopted.
 func RecoverStore(dir string, forget uint64) (kept Kept, err error) {
+	path := filepath.Join(dir, recordFile)
+	if _, err := os.Stat(path); err != nil {
+		return Kept{}, err // before anything is made in a folder that is no state folder
+	}
 	lock, err := lockFolder(dir)
 	if err != nil {
 		return Kept{}, err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	path := filepath.Join(dir, recordFile)
 	if kept, err = readKept(path, forget); err != nil || forget == 0 {
 		return kept, err
 	}
