@@ -82,7 +82,7 @@ func TestGuardSeesEveryDifference(t *testing.T) {
 	})
 }
 
-func open(t *testing.T, key *snapshot.PrivateKey, now time.Time) *guard.Guard {
+func open(t testing.TB, key *snapshot.PrivateKey, now time.Time) *guard.Guard {
 	t.Helper()
 	c, err := guard.NewConfig("shop", "web", guardtest.Trust(t, 1, key), "", nil)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 // Whatever is accepted is written again as it was, and nothing panics. The
 // seeds are made at run time: an unsigned and a signed file.
 func FuzzParse(f *testing.F) {
-	k := newKey(f, Ed25519)
+	k := fixedKey(f, "k")
 	d := build(f, shop(f), testCommit)
 	tr := trust(f, 1, k)
 	f.Add(d.Bytes())
