@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/open-policy-agent/opa/v1/ast"
 )
 
 // ownInput is a proxy with one listener and one cluster.
@@ -266,5 +270,42 @@ test_slow if {
 	clock[1].Data = append(clock[1].Data, "\ntest_clock if time.now_ns() > 0\n"...)
 	if _, err := TestGuardrails(context.Background(), clock, TestOptions{}); err == nil || !strings.Contains(err.Error(), "time.now_ns") {
 		t.Errorf("a test calls what the rules cannot: %v", err)
+	}
+}
+
+// The rule and the test that docs/guardrails.md shows work, and the page names
+// every part of the input.
+func TestOwnRulesAsDocumented(t *testing.T) {
+	page, err := os.ReadFile("../docs/guardrails.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```rego\n(.*?)```").FindAllSubmatch(page, -1)
+	if len(blocks) != 2 {
+		t.Fatalf("%d blocks of Rego", len(blocks))
+	}
+	files := []File{{Path: "guardrails/timeouts.rego", Data: blocks[0][1]}, {Path: "guardrails/timeouts_test.rego", Data: blocks[1][1]}}
+	report, err := TestGuardrails(context.Background(), files, TestOptions{})
+	if err != nil || len(report.Results) != 1 || report.Failed() > 0 {
+		t.Errorf("TestGuardrails = %+v, %v", report, err)
+	}
+	g, err := NewGuardrails(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := g.Judge(context.Background(), ownInput()); err != nil || !slices.ContainsFunc(found, func(f Finding) bool { return f.Code == "USER_SLOW_CONNECT" }) {
+		t.Errorf("Judge = %v, %v", found, err)
+	}
+	in := ownInput()
+	doc, err := guardDocument(in.Proxies[0], in.Names, meshDocument(in))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []ast.Value{doc, doc.(ast.Object).Get(ast.StringTerm("mesh")).Value, doc.(ast.Object).Get(ast.StringTerm("names")).Value} {
+		for _, key := range part.(ast.Object).Keys() {
+			if name := string(key.Value.(ast.String)); !strings.Contains(string(page), "`"+name+"`") {
+				t.Errorf("docs/guardrails.md does not name %q", name)
+			}
+		}
 	}
 }
