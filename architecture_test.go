@@ -33,7 +33,7 @@ var directions = []struct {
 	{"extauthz/...", []string{"extauthz/...", "snapshot", "identity", "policies", "internal/..."}},
 	{"cmd/meshseal-guard/...", []string{"guard", "snapshot"}},
 	{"cmd/...", []string{"cmd/...", "mesh/...", "snapshot", "guard", "identity/...", "policies", "xds", "extauthz", "internal/..."}},
-	{"examples/...", []string{"internal/..."}},
+	{"examples/...", []string{"snapshot", "internal/..."}},
 	{"integration/...", []string{"identity", "snapshot", "internal/..."}},
 	{"scripts/...", nil},
 	{"", nil},

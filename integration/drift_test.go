@@ -221,7 +221,7 @@ func TestEditedBehindMeshsealsBack(t *testing.T) {
 			s.other.Forget()
 			config, admin := s.Bootstrap("app", s.CA.SVID(id("app", "app-1")))
 			socket := filepath.Join(filepath.Dir(config), "second.sock")
-			meshtest.ServeEdited(t, socket, dump, c.edit)
+			meshtest.ServeEdited(t, socket, meshtest.Dumped(t, dump), c.edit)
 			envoy := meshtest.StartEnvoy(t, meshtest.PointAt(t, config, socket), admin)
 			if c.reason == "" {
 				wantAnswer(t, s.client(t), s.url("/items/1"), 200, "")

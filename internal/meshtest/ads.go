@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -25,47 +27,118 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// second is a control plane that knows one Envoy's resources and serves them to
-// whoever asks, without any proof: what the decision has to see through.
-type second struct {
+// Second is a control plane that knows one Envoy's resources and serves them to
+// whoever asks, without any proof: what the decision, and the guard in the
+// Envoy, have to see through.
+type Second struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
+	t        T
+	original []proto.Message
+
+	mu        sync.Mutex
 	resources map[string][]*discoveryv3.Resource // by type URL
+	edited    chan struct{}                      // closed when resources has changed
+	rejected  []string                           // what Envoy said to what it did not take
 }
 
 // DeltaAggregatedResources answers each first subscription with all resources
-// of the type.
-func (s *second) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+// of the type, and sends those that were asked for again when they change.
+func (s *Second) DeltaAggregatedResources(stream discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	requests := make(chan *discoveryv3.DeltaDiscoveryRequest)
+	go func() {
+		defer close(requests)
+		for {
+			r, err := stream.Recv()
+			if err != nil {
+				return // the Envoy went away
+			}
+			select {
+			case requests <- r:
+			case <-stream.Context().Done():
+				return
+			}
+		}
+	}()
+	var asked []string
 	for {
-		r, err := stream.Recv()
-		if err != nil {
-			return nil // the Envoy went away
+		s.mu.Lock()
+		edited, send := s.edited, asked
+		s.mu.Unlock()
+		select {
+		case <-edited:
+		case r, ok := <-requests:
+			if !ok {
+				return nil
+			}
+			s.heard(r)
+			if r.ResponseNonce != "" && len(r.ResourceNamesSubscribe) == 0 {
+				continue // an answer
+			}
+			if send = []string{r.TypeUrl}; !slices.Contains(asked, r.TypeUrl) {
+				asked = append(asked, r.TypeUrl)
+			}
 		}
-		if r.ResponseNonce != "" && len(r.ResourceNamesSubscribe) == 0 {
-			continue // an ACK
-		}
-		if err := stream.Send(&discoveryv3.DeltaDiscoveryResponse{
-			TypeUrl: r.TypeUrl, Nonce: "1", SystemVersionInfo: "edited", Resources: s.resources[r.TypeUrl],
-		}); err != nil {
-			return nil
+		for _, url := range send {
+			if err := stream.Send(s.response(url)); err != nil {
+				return nil
+			}
 		}
 	}
 }
 
-// ServeEdited is a control plane that nobody signed for: it takes an Envoy's
-// resources from its /config_dump?include_eds, lets edit change each, and
-// serves them to whoever asks on a Unix socket.
-func ServeEdited(t T, socket, dump string, edit func(proto.Message)) {
-	t.Helper()
-	s := &second{resources: map[string][]*discoveryv3.Resource{}}
-	for _, m := range dumped(t, dump) {
+func (s *Second) response(url string) *discoveryv3.DeltaDiscoveryResponse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &discoveryv3.DeltaDiscoveryResponse{TypeUrl: url, Nonce: "1", SystemVersionInfo: "edited", Resources: s.resources[url]}
+}
+
+func (s *Second) heard(r *discoveryv3.DeltaDiscoveryRequest) {
+	if r.ErrorDetail == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rejected = append(s.rejected, r.ErrorDetail.Message)
+}
+
+// Rejected is what Envoys have said to what they did not take, oldest first.
+func (s *Second) Rejected() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.rejected)
+}
+
+// Edit makes the resources the original ones with edit applied to each, and
+// sends them to everybody who is connected.
+func (s *Second) Edit(edit func(proto.Message)) {
+	s.t.Helper()
+	resources := map[string][]*discoveryv3.Resource{}
+	for _, m := range s.original {
+		m = proto.Clone(m)
 		edit(m)
 		a, err := anypb.New(m)
 		if err != nil {
-			t.Fatalf("%v", err)
+			s.t.Fatalf("%v", err)
 		}
-		s.resources[a.TypeUrl] = append(s.resources[a.TypeUrl], &discoveryv3.Resource{Name: nameOf(m), Version: "edited", Resource: a})
+		resources[a.TypeUrl] = append(resources[a.TypeUrl], &discoveryv3.Resource{Name: nameOf(m), Version: "edited", Resource: a})
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resources = resources
+	if s.edited != nil {
+		close(s.edited)
+	}
+	s.edited = make(chan struct{})
+}
+
+// ServeEdited is a control plane that nobody signed for: it lets edit change
+// each of some resources, and serves them to whoever asks on a Unix socket.
+func ServeEdited(t T, socket string, resources []proto.Message, edit func(proto.Message)) *Second {
+	t.Helper()
+	s := &Second{t: t, original: resources}
+	s.Edit(edit)
 	ServeGRPC(t, "unix", socket, func(g *grpc.Server) { discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s) })
+	return s
 }
 
 func nameOf(m proto.Message) string {
@@ -75,8 +148,9 @@ func nameOf(m proto.Message) string {
 	return m.(interface{ GetName() string }).GetName()
 }
 
-// dumped are the resources that came over xDS, from Envoy's /config_dump.
-func dumped(t T, text string) []proto.Message {
+// Dumped are the resources that came over xDS, from Envoy's
+// /config_dump?include_eds. Envoy shows endpoints with more than it was sent.
+func Dumped(t T, text string) []proto.Message {
 	var doc struct {
 		Configs []struct {
 			Clusters []struct{ Cluster json.RawMessage } `json:"dynamic_active_clusters"`

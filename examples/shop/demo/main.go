@@ -45,4 +45,5 @@ func story(s *stage) {
 	w.secondControlPlane()
 	w.revoked()
 	w.reverted()
+	w.rogueControlPlane()
 }

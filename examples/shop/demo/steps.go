@@ -7,13 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"meshseal/internal/meshtest"
+	"meshseal/snapshot"
 )
 
 const page = webApp + "/buy/tea"
@@ -179,7 +184,7 @@ func (w *world) secondControlPlane() {
 	}
 	socket := w.dir + "/second.sock"
 	edited := ""
-	meshtest.ServeEdited(w, socket, dump, func(m proto.Message) {
+	meshtest.ServeEdited(w, socket, meshtest.Dumped(w, dump), func(m proto.Message) {
 		if table, ok := m.(*routev3.RouteConfiguration); ok && table.Name == "orders" {
 			edited = sendElsewhere(table)
 		}
@@ -202,6 +207,127 @@ func sendElsewhere(table *routev3.RouteConfiguration) string {
 		}
 	}
 	return "nothing: there is no route to orders"
+}
+
+// rogueControlPlane is the step that only the guard can win: who holds the
+// server has every byte that it ever sent, the seal too, and no key.
+func (w *world) rogueControlPlane() {
+	w.step("h", "a rogue control plane takes over the xDS address of web's Envoy, which has the guard")
+	module, err := meshtest.GuardModule()
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+	if module == "" {
+		w.Logf("not shown: there is no C compiler to build the guard with")
+		return
+	}
+	socket := w.dir + "/rogue.sock"
+	rogue := meshtest.ServeEdited(w, socket, w.database("web"), func(proto.Message) {})
+	config := meshtest.PointAt(w, w.bootstrap("web"), socket)
+	w.restart("web", "web", config)
+	answer, _ := w.get(page, "")
+	w.compare("GET "+page+", while it sends what was sealed", "200", answer)
+
+	edited := ""
+	rogue.Edit(func(m proto.Message) {
+		if l, ok := m.(*listenerv3.Listener); ok {
+			edited += openListener(w, l)
+		}
+	})
+	w.Logf("edited: %s", edited)
+	meshtest.Eventually(w, "the Envoy answers", func() error {
+		if len(rogue.Rejected()) == 0 {
+			return errors.New("nothing was refused yet")
+		}
+		return nil
+	})
+	refusal := rogue.Rejected()[0]
+	w.Logf("Envoy: %s", refusal)
+	w.compare("the rule by which Envoy refuses", "RESOURCE_CHANGED", reason.FindString(refusal))
+	answer, _ = w.get(page, "")
+	w.compare("GET "+page+", through what was sealed", "200", answer)
+	w.restart("web", "web", w.bootstrap("web"))
+	answer, _ = w.get(page, "")
+	w.compare("with meshseal as control plane again", "200", answer)
+}
+
+// database is what somebody finds in the server's state folder: all that a
+// proxy may hold, and its seal.
+func (w *world) database(proxy string) []proto.Message {
+	file, err := os.ReadFile(w.dir + "/state/snapshot")
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+	all, err := sealedFor(file, w.dir+"/key.pub", proxy)
+	if err != nil {
+		w.Fatalf("the server's snapshot: %v", err)
+	}
+	return all
+}
+
+func sealedFor(file []byte, key, proxy string) ([]proto.Message, error) {
+	public, err := snapshot.ReadPublicKey(key)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := snapshot.NewTrust([]snapshot.PublicKey{public}, 1)
+	if err != nil {
+		return nil, err
+	}
+	s, err := snapshot.Open(file, trust, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	seal, err := s.Seal(proxy)
+	if err != nil {
+		return nil, err
+	}
+	carriers, err := seal.Carriers()
+	if err != nil {
+		return nil, err
+	}
+	var all []proto.Message
+	add := func(url snapshot.TypeURL, body []byte) error {
+		m, err := anypb.UnmarshalNew(&anypb.Any{TypeUrl: string(url), Value: body}, proto.UnmarshalOptions{})
+		all = append(all, m)
+		return err
+	}
+	for _, c := range carriers {
+		if err := add(snapshot.ClusterType, c.Body); err != nil {
+			return nil, err
+		}
+	}
+	p, _ := s.Proxy(proxy)
+	for _, e := range p.Entries {
+		body, _ := s.Resource(e.Hash)
+		if err := add(e.Type, body); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// openListener takes every question to ext_authz out of a listener.
+func openListener(t meshtest.T, l *listenerv3.Listener) string {
+	edited := ""
+	for _, chain := range l.GetFilterChains() {
+		for _, f := range chain.GetFilters() {
+			manager := &hcmv3.HttpConnectionManager{}
+			if f.GetTypedConfig().UnmarshalTo(manager) != nil {
+				continue
+			}
+			manager.HttpFilters = slices.DeleteFunc(manager.HttpFilters, func(f *hcmv3.HttpFilter) bool {
+				return f.Name == "meshseal.ext_authz"
+			})
+			packed, err := anypb.New(manager)
+			if err != nil {
+				t.Fatalf("%v", err)
+			}
+			f.ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: packed}
+			edited += "listener " + l.Name + " asks nobody; "
+		}
+	}
+	return edited
 }
 
 func (w *world) revoked() {
