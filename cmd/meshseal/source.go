@@ -88,6 +88,8 @@ type source interface {
 	next(ctx context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error)
 	// ancestry tells which commit descends from which; nil where nobody knows.
 	ancestry() snapshot.Ancestry
+	// adopted is told what came into force.
+	adopted(s *snapshot.Snapshot, now time.Time) error
 	// signer is who signed the commit in force; empty where it is not known. It
 	// may be asked from any goroutine.
 	signer() string
@@ -103,6 +105,8 @@ type fileFollower struct {
 
 func (f *fileFollower) ancestry() snapshot.Ancestry { return nil }
 func (f *fileFollower) signer() string              { return "" }
+
+func (f *fileFollower) adopted(*snapshot.Snapshot, time.Time) error { return nil }
 
 func (f *fileFollower) next(_ context.Context, current *snapshot.Snapshot, now time.Time) (*snapshot.Snapshot, error) {
 	info, err := os.Stat(f.path)

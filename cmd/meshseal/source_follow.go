@@ -130,10 +130,13 @@ func (f *follower) follow(ctx context.Context, now time.Time) (err error) {
 		}
 	}()
 	candidate, err := f.source.next(ctx, f.adopter.current.Load(), now)
-	if candidate != nil {
-		err = errors.Join(err, f.adopter.adopt(candidate, f.source.ancestry()))
+	if candidate == nil {
+		return err
 	}
-	return err
+	if aerr := f.adopter.adopt(candidate, f.source.ancestry()); aerr != nil {
+		return errors.Join(err, aerr)
+	}
+	return errors.Join(err, f.source.adopted(candidate, now))
 }
 
 // age is how long ago the source was last read well; negative before the first

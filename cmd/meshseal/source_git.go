@@ -173,6 +173,11 @@ func (g *gitFollower) build(source *gitsource.Source) (*snapshot.Draft, error) {
 	return draft, nil
 }
 
+// adopted notes what came into force at once.
+func (g *gitFollower) adopted(s *snapshot.Snapshot, now time.Time) error {
+	return g.inForce(s.Statement().Commit, now)
+}
+
 // inForce notes, once, who signed the commit in force and which tag named it.
 // That its signer has left the list since does not end it: what was signed in
 // its time stays until a commit reverts it.

@@ -22,6 +22,8 @@ func (s oddSource) next(context.Context, *snapshot.Snapshot, time.Time) (*snapsh
 func (s oddSource) ancestry() snapshot.Ancestry { return nil }
 func (s oddSource) signer() string              { return "" }
 
+func (s oddSource) adopted(*snapshot.Snapshot, time.Time) error { return nil }
+
 // TestSourceThatFails: whatever a source does, the server lives, and status
 // says why nothing new is in force.
 func TestSourceThatFails(t *testing.T) {
