@@ -122,6 +122,31 @@ func TestCollisionsAreGuessesOnly(t *testing.T) {
 	}
 }
 
+// TestManyResources: what is large and well-formed is imported, in time that
+// grows with its size.
+func TestManyResources(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("static_resources:\n  listeners:\n")
+	for range 300 { // all without a name, and on one port
+		b.WriteString("  - " + strings.ReplaceAll(address("10.0.0.2")+strings.TrimRight(tcp, "\n"), "\n", "\n    ") + "\n")
+	}
+	b.WriteString("  clusters:\n")
+	for i := range 3000 {
+		b.WriteString(strings.ReplaceAll(strings.TrimPrefix(app("10.0.0.1"), "  clusters:\n"), "name: app", fmt.Sprintf("name: app%d", i)))
+	}
+	b.WriteString(strings.TrimPrefix(app("10.0.0.1"), "  clusters:\n"))
+	r, err := Import([]byte(b.String()), options(t, "envoy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := string(r.Files["proxies/envoy/proxy.yaml"]); !strings.Contains(text, "listener-1:") || !strings.Contains(text, "listener-1-300:") {
+		t.Errorf("%s", text)
+	}
+	if !r.Report.Builds || r.Files["proxies/envoy/clusters-2.yaml"] == nil {
+		t.Errorf("it does not build, or stands in one file: %.300s", r.Report.Problem)
+	}
+}
+
 // TestReportCannotSteerATerminal: control characters of the source are not in
 // the report.
 func TestReportCannotSteerATerminal(t *testing.T) {

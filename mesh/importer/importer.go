@@ -70,7 +70,8 @@ func Import(source []byte, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &job{Options: o, index: map[string]*resource{}, asked: map[string]bool{}, authzNames: map[string]bool{}}
+	j := &job{Options: o, index: map[string]*resource{}, asked: map[string]bool{}, authzNames: map[string]bool{},
+		told: map[Item]bool{}, nameless: map[string]int{}, private: map[*yaml.Node]bool{}}
 	if err := j.take(root); err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ type job struct {
 	// left are the parts of the source that are not taken over.
 	left []*yaml.Node
 	// private are data sources with a private key in them.
-	private []*yaml.Node
+	private map[*yaml.Node]bool
 	// asked are the clusters that an ext_authz filter asked.
 	asked map[string]bool
 	// authzNames are the names of ext_authz filters.
@@ -117,8 +118,11 @@ type job struct {
 	sds        string // the cluster of the bootstrap that serves certificates
 
 	report Report
-	files  map[string][]byte
-	places map[string][]int // by file: for each line, the line of the source
+	told   map[Item]bool
+	// nameless counts the listeners without a name by the one they get.
+	nameless map[string]int
+	files    map[string][]byte
+	places   map[string][]int // by file: for each line, the line of the source
 }
 
 // resource is one listener, cluster, route table or set of endpoints.
@@ -198,8 +202,11 @@ func (j *job) listenerName(n *yaml.Node) string {
 		base += "-" + sanitise(path)
 	}
 	name := base
-	for i := 2; j.index["Listener/"+name] != nil; i++ {
-		name = fmt.Sprintf("%s-%d", base, i)
+	for j.nameless[base]++; j.nameless[base] > 1 || j.index["Listener/"+name] != nil; j.nameless[base]++ {
+		name = fmt.Sprintf("%s-%d", base, j.nameless[base])
+		if j.index["Listener/"+name] == nil {
+			break
+		}
 	}
 	return name
 }

@@ -105,7 +105,8 @@ func (j *job) item(kind Kind, code string, n *yaml.Node, subject, text, do strin
 
 // tell adds an item. What an alias stands for in two places is told once.
 func (j *job) tell(i Item) {
-	if !slices.Contains(j.report.Items, i) {
+	if !j.told[i] {
+		j.told[i] = true
 		j.report.Items = append(j.report.Items, i)
 	}
 }

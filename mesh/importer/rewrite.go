@@ -73,19 +73,15 @@ func (j *job) rewrite() error {
 // more, and an Envoy would refuse what names one.
 func (j *job) orphans() {
 	for _, r := range j.all {
+		here := map[*yaml.Node]bool{}
+		each(r.node, func(n *yaml.Node) { here[n] = true })
 		for _, m := range r.messages {
-			if m.name == sdsConfig && child(m.node, "sds_config") == nil && within(r.node, m.node) {
+			if m.name == sdsConfig && child(m.node, "sds_config") == nil && here[m.node] {
 				j.decide(CodeSecret, m.node, r.label(), fmt.Sprintf("it names the static secret %q, which is not taken over, and Envoy will refuse it", text(m.node, "name")),
 					"take the secret from the SPIFFE agent, or remove what needs it")
 			}
 		}
 	}
-}
-
-// within: n stands below root.
-func within(root, n *yaml.Node) (found bool) {
-	each(root, func(e *yaml.Node) { found = found || e == n })
-	return found
 }
 
 // chains are all filter chains of a listener.

@@ -66,52 +66,38 @@ func (j *job) tables() error {
 // unused leaves the clusters that only what was left behind speaks of, and the
 // one that serves certificates, which is the bootstrap's.
 func (j *job) unused() {
+	spoken := map[string]int{} // by how many resources, a cluster itself included
+	for _, r := range j.all {
+		for s := range values(r.node) {
+			spoken[s]++
+		}
+	}
+	left := values(j.left...)
 	kept := j.all[:0:0]
 	for _, r := range j.all {
-		if r.kind != "Cluster" {
-			kept = append(kept, r)
-			continue
-		}
 		switch {
-		case r.name == j.sds:
+		case r.kind == "Cluster" && r.name == j.sds:
 			j.leave(CodeCluster, r.node, r.label(), "the bootstrap has it: it serves certificates", "")
-		case j.spokenOf(r) || !j.wasNamed(r):
+		case r.kind == "Cluster" && spoken[r.name] < 2 && (left[r.name] || j.asked[r.name]):
+			j.leave(CodeCluster, r.node, r.label(), "only what is not taken over speaks of it", "")
+		default:
 			kept = append(kept, r)
 			continue
-		default:
-			j.leave(CodeCluster, r.node, r.label(), "only what is not taken over speaks of it", "")
 		}
 		delete(j.index, r.kind+"/"+r.name)
 	}
 	j.all = kept
 }
 
-// spokenOf: a resource that is taken over speaks of the cluster.
-func (j *job) spokenOf(c *resource) bool {
-	for _, r := range j.all {
-		if r != c && speaks(r.node, c.name) {
-			return true
-		}
+// values are the texts below some nodes.
+func values(nodes ...*yaml.Node) map[string]bool {
+	out := map[string]bool{}
+	for _, n := range nodes {
+		each(n, func(n *yaml.Node) {
+			if n.Kind == yaml.ScalarNode {
+				out[n.Value] = true
+			}
+		})
 	}
-	return false
-}
-
-// wasNamed: the source spoke of the cluster outside of itself, in what is left
-// behind or in an ext_authz filter.
-func (j *job) wasNamed(c *resource) bool {
-	if j.asked[c.name] {
-		return true
-	}
-	for _, n := range j.left {
-		if speaks(n, c.name) {
-			return true
-		}
-	}
-	return false
-}
-
-// speaks: a value below n is the text s.
-func speaks(n *yaml.Node, s string) (found bool) {
-	each(n, func(n *yaml.Node) { found = found || n.Kind == yaml.ScalarNode && n.Value == s })
-	return found
+	return out
 }

@@ -31,7 +31,9 @@ func (j *job) take(root *yaml.Node) error {
 	if err := w.err(); err != nil {
 		return err
 	}
-	j.private = w.private
+	for _, n := range w.private {
+		j.private[n] = true
+	}
 	j.domains = domains(root)
 	if name == dumpName {
 		return j.dump(root)

@@ -184,9 +184,32 @@ func (j *job) resources(kind string) error {
 	if len(list.Content) == 0 {
 		return nil
 	}
-	root := &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{scalar("resources"), list}}
 	file := path.Join("proxies", j.Proxy, fileOf[kind])
+	n := 0
+	return j.parts(list.Content, func() string {
+		if n++; n > 1 {
+			return strings.TrimSuffix(file, ".yaml") + fmt.Sprintf("-%d.yaml", n)
+		}
+		return file
+	})
+}
+
+// maxFile is the size from which resources are spread over files: a build
+// reads 4 MiB of one.
+const maxFile = 3 << 20
+
+// parts writes resources into as few files as halving gives.
+func (j *job) parts(resources []*yaml.Node, next func() string) error {
+	list := &yaml.Node{Kind: yaml.SequenceNode, Content: resources}
+	root := &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{scalar("resources"), list}}
 	data, back, err := encode(root)
+	if half := len(resources) / 2; err == nil && len(data) > maxFile && half > 0 {
+		if err := j.parts(resources[:half], next); err != nil {
+			return err
+		}
+		return j.parts(resources[half:], next)
+	}
+	file := next()
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
@@ -264,12 +287,7 @@ func (j *job) keyless() error {
 	for _, r := range j.all {
 		var where *yaml.Node
 		each(r.node, func(n *yaml.Node) {
-			for _, p := range j.private {
-				if p == n {
-					where = n
-				}
-			}
-			if holdsKey(n.Value) {
+			if j.private[n] || holdsKey(n.Value) {
 				where = n
 			}
 		})
