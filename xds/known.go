@@ -131,10 +131,12 @@ func (sub *subscription) follow(set *resourceSet) {
 			sub.except(name, sub.usual(name))
 		}
 	}
+	was := sub.base
 	sub.base = set
 	for _, name := range changed {
 		sub.settle(name)
 	}
+	sub.recount(was, changed)
 }
 
 // begin makes set the base of a client that was told nothing of it.
@@ -183,7 +185,10 @@ func (sub *subscription) pending(set *resourceSet) iter.Seq[string] {
 			return
 		}
 		for name := range sub.asked(set) {
-			if _, ok := sub.odd[name]; !ok && !sub.current(name, set) && !yield(name) {
+			if _, ok := sub.odd[name]; ok || sub.base == nil && set.get(name) == nil {
+				continue
+			}
+			if !yield(name) {
 				return
 			}
 		}

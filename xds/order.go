@@ -32,6 +32,12 @@ func (st *stream) plan(sub *subscription) plan {
 	var p plan
 	sub.held, sub.withheld = nil, nil
 	set, refused := st.caller.proxy.delta(sub.typ), st.refused()
+	present, absent := sub.candidates(set)
+	p.whole = sub.base == nil && len(sub.odd) == 0
+	if p.whole && len(refused)+len(sub.resend) == 0 && st.free(sub.typ) {
+		p.updates, p.removals = present, absent
+		return p
+	}
 	consider := func(r *resource) {
 		if e := sub.find(r.name); e != nil && e.version == r.version && !sub.resends(r.name) {
 			return
@@ -47,10 +53,6 @@ func (st *stream) plan(sub *subscription) plan {
 		}
 		p.updates = append(p.updates, r)
 	}
-	present, absent := sub.candidates(set)
-	if cap(p.updates) == 0 && len(present) > 1 {
-		p.updates = make([]*resource, 0, len(present))
-	}
 	for _, r := range present {
 		consider(r)
 	}
@@ -59,8 +61,14 @@ func (st *stream) plan(sub *subscription) plan {
 			p.removals = append(p.removals, name)
 		}
 	}
-	p.whole = sub.base == nil && len(sub.odd) == 0 && len(sub.held)+len(sub.withheld) == 0
+	p.whole = p.whole && len(sub.held)+len(sub.withheld) == 0
 	return p
+}
+
+// free reports whether nothing of a type can be held by a cluster.
+func (st *stream) free(t snapshot.TypeURL) bool {
+	c := st.subs[snapshot.ClusterType]
+	return t != snapshot.ListenerType && t != snapshot.RouteType || !c.requested || c.clean()
 }
 
 // candidates are what the client and the set may differ in: resources of the
@@ -200,13 +208,10 @@ func (e *entry) mayUse(cluster string) bool {
 // cluster of the same snapshot that is new or changed on this stream and not
 // acknowledged. Nil is: none.
 func (st *stream) hold(r *resource) *Hold {
-	if r.typ != snapshot.ListenerType && r.typ != snapshot.RouteType {
+	if st.free(r.typ) {
 		return nil
 	}
 	sub := st.subs[snapshot.ClusterType]
-	if !sub.requested || sub.clean() {
-		return nil // its clusters come from elsewhere, or are all there
-	}
 	set := st.caller.proxy.delta(snapshot.ClusterType)
 	if !r.opaque {
 		var worst *Hold
@@ -250,7 +255,7 @@ func worse(a, b *Hold) *Hold {
 func (st *stream) advance() error {
 	st.follow()
 	st.appeal()
-	for _, sub := range st.order() {
+	for _, sub := range st.order {
 		if !sub.requested || st.early(sub.typ) {
 			continue
 		}
@@ -269,23 +274,13 @@ func (st *stream) advance() error {
 	return nil
 }
 
-// order is the stream's subscriptions in the order in which they are served:
-// the types of snapshots, then others as the client asked for them.
-func (st *stream) order() []*subscription {
-	var list []*subscription
-	for _, t := range snapshot.Types() {
-		list = append(list, st.subs[t])
-	}
-	return append(list, st.others...)
-}
-
 // follow makes the view in force the one that all subscriptions are held
 // against.
 func (st *stream) follow() {
 	if c := st.subs[snapshot.ClusterType]; c.base != nil && c.base != st.caller.proxy.delta(c.typ) {
 		st.guard.hurry()
 	}
-	for _, sub := range st.order() {
+	for _, sub := range st.order {
 		sub.follow(st.caller.proxy.delta(sub.typ))
 	}
 }

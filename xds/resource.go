@@ -25,12 +25,14 @@ type resource struct {
 	// version is the SHA-256 of the canonical bytes in hexadecimal: equal
 	// versions are equal bytes, across snapshots and servers.
 	version string
+	hash    snapshot.Digest
 
 	// msg is the resource as a message; its payload is the signed bytes.
 	msg *discoveryv3.Resource
 	// head and body, one after the other, are the field `resources` of a
 	// DeltaDiscoveryResponse, tag included; body is the signed bytes.
 	head, body []byte
+	wire       [2]mem.Buffer // head and body, for the transport
 	// world is the field `resources` of a DiscoveryResponse in the same way.
 	world []mem.Buffer
 
@@ -57,13 +59,14 @@ func newCarrier(c snapshot.Carrier) *resource {
 }
 
 func encodeResource(key resourceKey, body []byte) *resource {
-	r := &resource{typ: key.typ, name: key.name, version: key.hash.Hex(), body: body}
+	r := &resource{typ: key.typ, name: key.name, version: key.hash.Hex(), hash: key.hash, body: body}
 	r.msg = &discoveryv3.Resource{
 		Name:     r.name,
 		Version:  r.version,
 		Resource: &anypb.Any{TypeUrl: string(r.typ), Value: body},
 	}
 	r.head, r.world = encodeHead(r)
+	r.wire = [2]mem.Buffer{mem.SliceBuffer(r.head), mem.SliceBuffer(r.body)}
 	return r
 }
 

@@ -94,7 +94,7 @@ func (st *stream) appeal() {
 		return
 	}
 	st.guard.next = time.Time{}
-	for _, sub := range st.order() {
+	for _, sub := range st.order {
 		for name, e := range sub.odd {
 			if e != nil && e.lapses && e.state == stateNacked {
 				sub.again(name)

@@ -2,7 +2,6 @@ package xds
 
 import (
 	"cmp"
-	"slices"
 	"strings"
 	"sync"
 	"weak"
@@ -19,6 +18,10 @@ type resourceSet struct {
 	// then the rest by name.
 	list     []*resource
 	carriers int
+	rest     *resourceSet // without carriers, if it has some
+
+	index sync.Once
+	named map[string]*resource
 
 	mu sync.Mutex // guards what follows
 	// from remembers in which names the set differs from others, as long as
@@ -28,19 +31,23 @@ type resourceSet struct {
 
 // get is the resource of a name, or nil.
 func (s *resourceSet) get(name string) *resource {
-	rest := s.list[s.carriers:]
-	i, ok := slices.BinarySearchFunc(rest, name, func(r *resource, name string) int { return cmp.Compare(r.name, name) })
-	if ok {
-		return rest[i]
-	}
-	if strings.HasPrefix(name, snapshot.ReservedPrefix) {
-		for _, r := range s.list[:s.carriers] {
-			if r.name == name {
-				return r
+	if s.rest != nil {
+		if strings.HasPrefix(name, snapshot.ReservedPrefix) {
+			for _, r := range s.list[:s.carriers] {
+				if r.name == name {
+					return r
+				}
 			}
 		}
+		return s.rest.get(name)
 	}
-	return nil
+	s.index.Do(func() {
+		s.named = make(map[string]*resource, len(s.list))
+		for _, r := range s.list {
+			s.named[r.name] = r
+		}
+	})
+	return s.named[name]
 }
 
 // differs lists the names in which s differs from another set. Streams that go
@@ -64,7 +71,9 @@ func (s *resourceSet) differs(from *resourceSet) []string {
 		s.from = map[weak.Pointer[resourceSet]][]string{}
 	}
 	names := compare(from.list[:from.carriers], s.list[:s.carriers])
-	names = append(names, compare(from.list[from.carriers:], s.list[s.carriers:])...)
+	if from.rest == nil || from.rest != s.rest {
+		names = append(names, compare(from.list[from.carriers:], s.list[s.carriers:])...)
+	}
 	s.from[key] = names
 	return names
 }
@@ -92,8 +101,10 @@ func compare(a, b []*resource) []string {
 
 // inOrder is the order of a set's list.
 func inOrder(a, b *resource) int {
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.name, b.name))
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), byName(a, b))
 }
+
+func byName(a, b *resource) int { return cmp.Compare(a.name, b.name) }
 
 // rank is the place of a carrier, and of everything else.
 func rank(r *resource) int {

@@ -169,7 +169,8 @@ func (st *stream) status() StreamStatus {
 	if !st.subs[snapshot.ClusterType].requested || !st.subs[snapshot.ListenerType].requested {
 		s.State = Pending
 	}
-	for _, sub := range st.order() {
+	s.Types = make([]TypeStatus, 0, len(st.subs))
+	for _, sub := range st.order {
 		if !sub.requested {
 			continue
 		}
@@ -185,7 +186,7 @@ func (st *stream) status() StreamStatus {
 func (sub *subscription) status(root string, set *resourceSet) TypeStatus {
 	s := TypeStatus{Type: sub.typ, State: Synced, Outstanding: len(sub.outstanding)}
 	rejected := len(sub.withheld) > 0
-	s.Sent = sub.usually(set)
+	s.Sent = sub.usually()
 	for name, e := range sub.odd {
 		rejected = rejected || e != nil && e.state == stateNacked
 		if isCarrier(sub.typ, name) {
@@ -203,7 +204,7 @@ func (sub *subscription) status(root string, set *resourceSet) TypeStatus {
 	}
 	var pending []string
 	for name := range sub.pending(set) {
-		if pending = append(pending, name); sub.told != 0 && len(pending) == maxList {
+		if pending = append(pending, name); len(pending) == maxList && (sub.base == nil || sub.told != 0) {
 			break // the rest is no surprise
 		}
 	}
@@ -218,27 +219,45 @@ func (sub *subscription) status(root string, set *resourceSet) TypeStatus {
 	}
 	s.Acked, s.Nack = sub.acked, sub.nack
 	s.Pending = first(pending)
-	s.Held = slices.Clone(sub.held[:min(len(sub.held), maxList)])
+	s.Held = sub.held[:min(len(sub.held), maxList)] // made anew by every plan
 	return s
 }
 
-// usually is how many resources of the set a client has that has all that it
-// asked for, without carriers. It is counted once a set and selection.
-func (sub *subscription) usually(set *resourceSet) int {
+// usually is how many resources a client has that has all of base that it asked
+// for, without carriers.
+func (sub *subscription) usually() int {
 	switch {
 	case sub.base == nil:
 		return 0
 	case sub.all:
-		return len(set.list) - set.carriers
-	case sub.counted.set == set && sub.counted.of == sub.shared && sub.shared != nil:
+		return len(sub.base.list) - sub.base.carriers
+	case sub.counted.set == sub.base:
 		return sub.counted.n
 	}
 	n := 0
 	for name := range sub.names {
-		if set.get(name) != nil && !isCarrier(sub.typ, name) {
-			n++
+		n += sub.counts(sub.base, name)
+	}
+	sub.counted.set, sub.counted.n = sub.base, n
+	return n
+}
+
+func (sub *subscription) counts(set *resourceSet, name string) int {
+	if set.get(name) != nil && !isCarrier(sub.typ, name) {
+		return 1
+	}
+	return 0
+}
+
+// recount keeps the count while base goes from one set to another.
+func (sub *subscription) recount(was *resourceSet, changed []string) {
+	if sub.counted.set != was {
+		return
+	}
+	sub.counted.set = sub.base
+	for _, name := range changed {
+		if sub.named(name) {
+			sub.counted.n += sub.counts(sub.base, name) - sub.counts(was, name)
 		}
 	}
-	sub.counted.set, sub.counted.of, sub.counted.n = set, sub.shared, n
-	return n
 }

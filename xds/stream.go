@@ -25,10 +25,12 @@ type stream struct {
 	*session
 	grpc deltaStream
 
-	subs   map[snapshot.TypeURL]*subscription
-	others []*subscription // of types that no snapshot holds
-	seq    uint64          // responses sent so far
-	guard  patience
+	subs map[snapshot.TypeURL]*subscription
+	// order is subs in the order in which they are served: the types of
+	// snapshots, then others as the client asked for them.
+	order []*subscription
+	seq   uint64 // responses sent so far
+	guard patience
 }
 
 // controlPlane is what responses say that they come from.
@@ -39,6 +41,7 @@ func newStream(s *Server, g deltaStream, cancel context.CancelCauseFunc) *stream
 	st.describe = st.status
 	for _, t := range snapshot.Types() {
 		st.subs[t] = newSubscription(t)
+		st.order = append(st.order, st.subs[t])
 	}
 	return st
 }
@@ -94,12 +97,12 @@ func (st *stream) subscription(typeURL string) (*subscription, error) {
 	if sub := st.subs[snapshot.TypeURL(typeURL)]; sub != nil {
 		return sub, nil
 	}
-	if err := acceptType(typeURL, len(st.others)); err != nil {
+	if err := acceptType(typeURL, len(st.order)-len(snapshot.Types())); err != nil {
 		return nil, err
 	}
 	sub := newSubscription(snapshot.TypeURL(strings.Clone(typeURL)))
 	st.subs[sub.typ] = sub
-	st.others = append(st.others, sub)
+	st.order = append(st.order, sub)
 	return sub, nil
 }
 

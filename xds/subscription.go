@@ -37,10 +37,10 @@ type subscription struct {
 	nack        *Nack
 	acked       string // root of the snapshot that was last in force entirely
 
-	// counted is how many resources of a set a selection has.
+	// counted is how many resources of a set have a name that was asked for. It
+	// is no set's after names have changed.
 	counted struct {
 		set *resourceSet
-		of  *sharedNames
 		n   int
 	}
 
@@ -136,7 +136,7 @@ func (sub *subscription) add(name string, set *resourceSet) error {
 	if sub.base != nil && !told {
 		sub.unknown(name)
 	}
-	sub.selection = sub.with(name)
+	sub.selection, sub.counted.set = sub.with(name), nil
 	return nil
 }
 
@@ -166,7 +166,8 @@ func (sub *subscription) remove(name string) {
 		}
 		sub.again(name)
 	}
-	if sub.selection = sub.without(name); !sub.all {
+	sub.selection, sub.counted.set = sub.without(name), nil
+	if !sub.all {
 		sub.drop(name)
 	}
 }
@@ -222,6 +223,10 @@ func (sub *subscription) record(o *outstanding, whole bool, set *resourceSet) {
 	}
 	if whole {
 		sub.base, sub.told = set, o.seq
+		sub.counted.set, sub.counted.n = set, len(o.updates)
+		if o.carries() {
+			sub.counted.set = nil
+		}
 		return
 	}
 	if sub.base == nil {

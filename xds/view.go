@@ -1,8 +1,6 @@
 package xds
 
 import (
-	"maps"
-	"slices"
 	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -26,11 +24,10 @@ type view struct {
 	root    string // "sha256:…"; empty before the first snapshot
 	proxies map[string]*proxyView
 	byID    map[spiffeid.ID]*proxyView
-	// clusters are the names of all clusters of all proxies.
-	clusters map[string]struct{}
-	shared   map[resourceKey]*resource
 	// superseded is closed when another view is in force.
 	superseded chan struct{}
+	// encoder made this view, and makes the next one.
+	encoder *encoder
 }
 
 // proxyView is what one proxy may fetch.
@@ -43,80 +40,34 @@ type proxyView struct {
 	sealed func() (*resourceSet, error)
 }
 
-type resourceKey struct {
-	typ  snapshot.TypeURL
-	name string
-	hash snapshot.Digest
-}
-
-func emptyView() *view { return &view{superseded: make(chan struct{})} }
+func emptyView() *view { return &view{superseded: make(chan struct{}), encoder: newEncoder()} }
 
 // newView encodes a snapshot. What old has encoded already is taken from there.
 func newView(snap content, old *view) *view {
+	proxies := snap.Proxies()
 	v := &view{
 		root:       snap.Root().String(),
-		proxies:    map[string]*proxyView{},
-		byID:       map[spiffeid.ID]*proxyView{},
-		clusters:   map[string]struct{}{},
-		shared:     map[resourceKey]*resource{},
+		proxies:    make(map[string]*proxyView, len(proxies)),
+		byID:       make(map[spiffeid.ID]*proxyView, len(proxies)),
 		superseded: make(chan struct{}),
+		encoder:    old.encoder,
 	}
-	proxies := snap.Proxies()
+	kept := v.encoder.begin(proxies, old)
 	for _, p := range proxies {
-		for _, e := range p.Entries {
-			if e.Type == snapshot.ClusterType {
-				v.clusters[e.Name] = struct{}{}
-			}
+		was := new(proxyView)
+		if o := old.proxies[p.Name]; o != nil && kept {
+			was = o
 		}
-	}
-	// A resource remembers which clusters it names, so it can be taken over
-	// only while the same names are clusters.
-	known := map[resourceKey]*resource{}
-	if maps.Equal(v.clusters, old.clusters) {
-		known = old.shared
-	}
-	for _, p := range proxies {
 		pv := &proxyView{name: p.Name, id: p.ID, sets: map[snapshot.TypeURL]*resourceSet{}}
-		for _, e := range p.Entries {
-			if r := v.resource(snap, resourceKey{e.Type, e.Name, e.Hash}, known); r != nil {
-				pv.add(r)
-			}
-		}
-		for _, set := range pv.sets {
-			slices.SortFunc(set.list, byName)
+		for _, t := range snapshot.Types() {
+			pv.sets[t] = v.encoder.set(snap, entriesOf(p.Entries, t), was.set(t))
 		}
 		pv.sealed = sync.OnceValues(func() (*resourceSet, error) { return pv.seal(snap) })
 		v.proxies[p.Name] = pv
 		v.byID[p.ID] = pv
 	}
+	v.encoder.end()
 	return v
-}
-
-// resource is the one encoding of a resource in v. A snapshot holds the bytes
-// of everything it names; if it did not, the resource would not be served.
-func (v *view) resource(snap content, key resourceKey, known map[resourceKey]*resource) *resource {
-	if r, ok := v.shared[key]; ok {
-		return r
-	}
-	r, ok := known[key]
-	if !ok {
-		body, held := snap.Resource(key.hash)
-		if !held {
-			return nil
-		}
-		r = newResource(key, body, v.clusters)
-	}
-	v.shared[key] = r
-	return r
-}
-
-func (p *proxyView) add(r *resource) {
-	set := p.sets[r.typ]
-	if set == nil {
-		set = new(resourceSet)
-		p.sets[r.typ] = set
-	}
-	set.list = append(set.list, r)
 }
 
 // set is the resources of a type; it is empty for a type that no snapshot
@@ -150,20 +101,11 @@ func (p *proxyView) seal(snap content) (*resourceSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	sealed := &resourceSet{carriers: len(carriers)}
+	clusters := p.set(snapshot.ClusterType)
+	sealed := &resourceSet{carriers: len(carriers), rest: clusters}
 	for _, c := range carriers {
 		sealed.list = append(sealed.list, newCarrier(c))
 	}
-	sealed.list = append(sealed.list, p.set(snapshot.ClusterType).list...)
+	sealed.list = append(sealed.list, clusters.list...)
 	return sealed, nil
-}
-
-func byName(a, b *resource) int {
-	switch {
-	case a.name < b.name:
-		return -1
-	case a.name > b.name:
-		return 1
-	}
-	return 0
 }

@@ -1,0 +1,152 @@
+package xds
+
+import (
+	"encoding/binary"
+	"maps"
+	"slices"
+	"weak"
+
+	"meshseal/snapshot"
+)
+
+// encoder makes what snapshots have in common out of one piece: a resource is
+// encoded once for as long as its bytes do not change, whoever has it, and
+// proxies that have the same resources of a type share the set. One view after
+// the other uses it, never two at once.
+type encoder struct {
+	// clusters are the names of all clusters of all proxies. A resource
+	// remembers which of them it names, so all are encoded anew when they
+	// change.
+	clusters  map[string]struct{}
+	resources map[resourceKey]weak.Pointer[resource]
+	sets      map[uint64]weak.Pointer[resourceSet] // by the sum of what is in them
+	limit     int                                  // of both, before they are looked through for what nobody holds
+}
+
+type resourceKey struct {
+	typ  snapshot.TypeURL
+	name string
+	hash snapshot.Digest
+}
+
+func newEncoder() *encoder {
+	e := new(encoder)
+	e.reset()
+	return e
+}
+
+func (e *encoder) reset() {
+	e.resources, e.sets = map[resourceKey]weak.Pointer[resource]{}, map[uint64]weak.Pointer[resourceSet]{}
+}
+
+// begin takes over which clusters there are, and reports whether what the old
+// view has can be taken from it.
+func (e *encoder) begin(proxies []snapshot.Proxy, old *view) bool {
+	if sameClusters(proxies, old) {
+		return true
+	}
+	clusters := map[string]struct{}{}
+	for _, p := range proxies {
+		for _, c := range entriesOf(p.Entries, snapshot.ClusterType) {
+			clusters[c.Name] = struct{}{}
+		}
+	}
+	if maps.Equal(clusters, e.clusters) {
+		return true
+	}
+	e.clusters = clusters
+	e.reset()
+	return false
+}
+
+// sameClusters is the quick answer where nearly nothing changed.
+func sameClusters(proxies []snapshot.Proxy, old *view) bool {
+	if len(proxies) != len(old.proxies) {
+		return false
+	}
+	for _, p := range proxies {
+		was := old.proxies[p.Name]
+		if was == nil || !slices.EqualFunc(entriesOf(p.Entries, snapshot.ClusterType), was.set(snapshot.ClusterType).list,
+			func(e snapshot.Entry, r *resource) bool { return e.Name == r.name }) {
+			return false
+		}
+	}
+	return true
+}
+
+// entriesOf are the entries of a type. A snapshot has them sorted by type, then
+// by name.
+func entriesOf(entries []snapshot.Entry, t snapshot.TypeURL) []snapshot.Entry {
+	begin, _ := slices.BinarySearchFunc(entries, t, func(e snapshot.Entry, t snapshot.TypeURL) int {
+		if e.Type < t {
+			return -1
+		}
+		return 1
+	})
+	end := begin
+	for end < len(entries) && entries[end].Type == t {
+		end++
+	}
+	return entries[begin:end]
+}
+
+// set is the resources that a proxy has of a type. What was is its set of the
+// view before.
+func (e *encoder) set(snap content, entries []snapshot.Entry, was *resourceSet) *resourceSet {
+	if slices.EqualFunc(entries, was.list, func(e snapshot.Entry, r *resource) bool { return e.Name == r.name && e.Hash == r.hash }) {
+		return was
+	}
+	list, before := make([]*resource, 0, len(entries)), was.list
+	for _, entry := range entries {
+		for len(before) > 0 && before[0].name < entry.Name {
+			before = before[1:]
+		}
+		if len(before) > 0 && before[0].name == entry.Name && before[0].hash == entry.Hash {
+			list = append(list, before[0])
+			continue
+		}
+		if r := e.resource(snap, resourceKey{entry.Type, entry.Name, entry.Hash}); r != nil {
+			list = append(list, r)
+		}
+	}
+	return e.share(list)
+}
+
+// share is the one set of a list.
+func (e *encoder) share(list []*resource) *resourceSet {
+	var sum uint64
+	for _, r := range list {
+		sum = sum*31 + binary.LittleEndian.Uint64(r.hash[:])
+	}
+	if s := e.sets[sum].Value(); s != nil && slices.Equal(s.list, list) {
+		return s
+	}
+	s := &resourceSet{list: list}
+	e.sets[sum] = weak.Make(s)
+	return s
+}
+
+// resource is the one encoding of a resource. A snapshot holds the bytes of
+// everything it names; if it did not, the resource would not be served.
+func (e *encoder) resource(snap content, key resourceKey) *resource {
+	if r := e.resources[key].Value(); r != nil {
+		return r
+	}
+	body, held := snap.Resource(key.hash)
+	if !held {
+		return nil
+	}
+	r := newResource(key, body, e.clusters)
+	e.resources[key] = weak.Make(r)
+	return r
+}
+
+// end forgets what nobody holds any more, every now and then.
+func (e *encoder) end() {
+	if len(e.resources)+len(e.sets) < e.limit {
+		return
+	}
+	maps.DeleteFunc(e.resources, func(_ resourceKey, p weak.Pointer[resource]) bool { return p.Value() == nil })
+	maps.DeleteFunc(e.sets, func(_ uint64, p weak.Pointer[resourceSet]) bool { return p.Value() == nil })
+	e.limit = 2*(len(e.resources)+len(e.sets)) + 1000
+}
