@@ -399,6 +399,7 @@ var guardCases = []struct {
 	{"TLS_WEAK", "app", "allow_renegotiation", hooks{"#cluster": upstreamTLS("allow_renegotiation: true")}, hooks{"#cluster": upstreamTLS("allow_renegotiation: false")}},
 	{"LIFE_UNBOUNDED", "in", "max_connection_duration", hooks{"#hcm": "common_http_protocol_options: {max_connection_duration: 86401s}"},
 		hooks{"#hcm": "common_http_protocol_options: {max_connection_duration: 86400s}"}},
+	{"LIFE_UNBOUNDED", "in", "drain_timeout", hooks{"#hcm": "drain_timeout: 90000s"}, hooks{"#hcm": "drain_timeout: 0s"}},
 	{"LIFE_UNBOUNDED", "in", "max_stream_duration", hooks{"#hcm": "common_http_protocol_options: {max_stream_duration: 0s}"}, nil},
 	{"LIFE_UNBOUNDED", "tcp", "max_downstream_connection_duration", hooks{"#tcp": "max_downstream_connection_duration: 90000s"},
 		hooks{"#tcp": "max_downstream_connection_duration: 60s"}},

@@ -62,9 +62,9 @@ func certificateFiles(t *testing.T, dir string, ca *meshtest.CA, svid *meshtest.
 		meshtest.Write(t, dir, "ca.pem", ca.BundlePEM()))
 }
 
-// tlsBackend serves HTTP over TLS and tells the handshake's error, or nil for
-// a request, of each connection. It takes versions from least to most.
-func tlsBackend(t *testing.T, svid *meshtest.SVID, least, most uint16) (endpoint string, got <-chan string) {
+// tlsBackend serves HTTP over TLS by the config, with the SVID, and tells the
+// Host of each request.
+func tlsBackend(t *testing.T, svid *meshtest.SVID, config *tls.Config) (endpoint string, got <-chan string) {
 	t.Helper()
 	seen := make(chan string, 100)
 	host := meshtest.Host()
@@ -72,12 +72,11 @@ func tlsBackend(t *testing.T, svid *meshtest.SVID, least, most uint16) (endpoint
 	if err != nil {
 		t.Fatal(err)
 	}
+	config.Certificates = []tls.Certificate{svid.TLS()}
 	srv := &http.Server{
-		Handler:  http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Host }),
-		ErrorLog: log.New(io.Discard, "", 0), // refused handshakes are what is looked for
-		TLSConfig: &tls.Config{
-			Certificates: []tls.Certificate{svid.TLS()}, MinVersion: least, MaxVersion: most,
-		},
+		Handler:   http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Host }),
+		ErrorLog:  log.New(io.Discard, "", 0), // refused handshakes are what is looked for
+		TLSConfig: config,
 	}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.ServeTLS(lis, "", "") }()
@@ -106,7 +105,7 @@ func TestEnvoyShowsNameChosenByTheRequest(t *testing.T) {
 		{"a header", "auto_sni: true, override_auto_sni_header: x-name", "auto_sni_san_validation: true, " + sealed, header, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			endpoint, got := tlsBackend(t, evil, tls.VersionTLS12, tls.VersionTLS13)
+			endpoint, got := tlsBackend(t, evil, &tls.Config{})
 			e := startHardened(t, hooks{"#endpoint": endpoint, "#cluster": protocolOptions(c.options) + "\n" + upstreamTLS(c.context), "#domains": "['*']"})
 			code, _, _ := e.send(t, c.request...)
 			if reached := len(got) > 0; reached != c.reaches {
@@ -122,11 +121,18 @@ func TestEnvoyCallsNoOldTLSByDefault(t *testing.T) {
 	svid := ca.SVID("spiffe://shop.test/app/sha256/" + strings.Repeat("ab", 32))
 	bundle := meshtest.Write(t, dir, "ca.pem", ca.BundlePEM())
 	sealed := upstreamTLS("common_tls_context: {validation_context: {trusted_ca: {filename: " + bundle + "}, match_typed_subject_alt_names: [" + workloadSAN + "]}}")
-	for most, want := range map[uint16]int{tls.VersionTLS11: 503, tls.VersionTLS12: 200} {
-		endpoint, _ := tlsBackend(t, svid, tls.VersionTLS10, most)
+	for name, c := range map[string]struct {
+		config *tls.Config
+		want   int
+	}{
+		"up to TLS 1.1":           {&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, 503},
+		"TLS 1.2":                 {&tls.Config{MaxVersion: tls.VersionTLS12}, 200},
+		"TLS 1.2 with CBC suites": {&tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}}, 503},
+	} {
+		endpoint, _ := tlsBackend(t, svid, c.config)
 		e := startHardened(t, hooks{"#endpoint": endpoint, "#cluster": sealed})
-		if code, _, _ := e.send(t, "GET /foo HTTP/1.1", "Host: app.test"); code != want {
-			t.Errorf("a backend up to %s: status %d, want %d", tls.VersionName(most), code, want)
+		if code, _, _ := e.send(t, "GET /foo HTTP/1.1", "Host: app.test"); code != c.want {
+			t.Errorf("a backend of %s: status %d, want %d", name, code, c.want)
 		}
 	}
 }

@@ -79,8 +79,8 @@ func TestLintTellsFaultsTogether(t *testing.T) {
 		"of the policy's path":   {small().with("policies/authz.rego", "package other\n\nallow := true\n"), []string{"meshseal.yaml REPOSITORY_FAULT"}},
 		"of a rule":              {slow().edit(t, "guardrails/timeouts.rego", `"100ms"`, `"soon"`), []string{"guardrails/timeouts.rego:7 REPOSITORY_FAULT"}},
 		"of a file that is none": {small().with("proxies/web/notes.txt", "x"), []string{"proxies/web/notes.txt REPOSITORY_FAULT"}},
-		"of two proxies": {small().with("proxies/web/routes.yaml", "resources: []\n").with("proxies/b/proxy.yaml", "listeners: {}\n"),
-			[]string{"proxies/b/proxy.yaml:1:1 REPOSITORY_FAULT"}},
+		"of two proxies": {small().with("proxies/web/routes.yaml", "resources: 1\n").with("proxies/b/proxy.yaml", "listeners: {}\n"),
+			[]string{"proxies/b/proxy.yaml:1:1 REPOSITORY_FAULT", "proxies/web/routes.yaml:1:12 REPOSITORY_FAULT"}},
 	} {
 		l := lint(t, c.files)
 		if got := l.lines(); !slices.Equal(got, c.want) {

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -13,11 +14,15 @@ import (
 	"meshseal/identity"
 )
 
+// maxProblems is how many proxies with an error are told of together.
+const maxProblems = 20
+
 func (repo *repository) readProxies(r *reader) error {
 	entries, err := r.folder(proxiesDir)
 	if err != nil {
 		return err
 	}
+	var problems []error // of one proxy each
 	for _, e := range entries {
 		dir := path.Join(proxiesDir, e.Name())
 		if !e.IsDir() {
@@ -28,9 +33,15 @@ func (repo *repository) readProxies(r *reader) error {
 		}
 		p, err := readProxy(r, e.Name(), dir)
 		if err != nil {
-			return err
+			if problems = append(problems, err); len(problems) == maxProblems {
+				break
+			}
+			continue
 		}
 		repo.proxies = append(repo.proxies, p)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return err
 	}
 	if len(repo.proxies) == 0 {
 		return fmt.Errorf("%s/ holds no proxy: an empty mesh is not built, it would take the configuration from every Envoy", proxiesDir)

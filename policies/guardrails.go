@@ -151,12 +151,6 @@ var builtinGuardrails = sync.OnceValues(func() (rego.PreparedEvalQuery, error) {
 	return rego.New(options...).PrepareForEval(context.Background())
 })
 
-// Guard judges the finished resources of a mesh by the built-in guardrails
-// alone; see Guardrails.Judge.
-func Guard(ctx context.Context, in GuardInput) ([]Finding, error) {
-	return (&Guardrails{}).Judge(ctx, in)
-}
-
 // Judge judges the finished resources of a mesh. The findings come sorted by
 // proxy, resource, field and code. An error means that the guardrails could
 // not be run, and that nothing is known about the resources; where a rule of

@@ -46,7 +46,7 @@ func TestGuardrailTableHasTheRulesOfTheRego(t *testing.T) {
 }
 
 func TestGuardFindsNothingInNothing(t *testing.T) {
-	found, err := Guard(context.Background(), GuardInput{Proxies: []GuardProxy{{Name: "p"}}})
+	found, err := (&Guardrails{}).Judge(context.Background(), GuardInput{Proxies: []GuardProxy{{Name: "p"}}})
 	if err != nil || len(found) != 0 {
 		t.Fatalf("Guard = %v, %v", found, err)
 	}

@@ -52,7 +52,7 @@ func own(t *testing.T, rego string) ([]Finding, error) {
 }
 
 func TestOwnRulesAddToTheBuiltIn(t *testing.T) {
-	builtIn, err := Guard(context.Background(), ownInput())
+	builtIn, err := (&Guardrails{}).Judge(context.Background(), ownInput())
 	if err != nil || len(builtIn) == 0 {
 		t.Fatalf("the built-in rules find %v, %v", builtIn, err)
 	}

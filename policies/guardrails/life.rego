@@ -28,6 +28,12 @@ findings contains found("LIFE_UNBOUNDED", n, path, "it never has to end") if {
 	object.get(n.value, path, "") == ""
 }
 
+# While it drains, a connection takes new streams.
+findings contains found("LIFE_UNBOUNDED", n, ["drain_timeout"], sprintf("it may go on for %s after its end, and at most %s is let be", [n.value.drain_timeout, longest])) if {
+	some n in input.messages[connection_manager]
+	time.parse_duration_ns(n.value.drain_timeout) > time.parse_duration_ns(longest)
+}
+
 # Zero is no bound in Envoy.
 too_long(said) if time.parse_duration_ns(said) <= 0
 
