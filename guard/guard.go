@@ -43,12 +43,13 @@ func New(config []byte, now func() time.Time) (*Guard, error) {
 func (g *Guard) Validate(url snapshot.TypeURL, added []Resource, removed []string) (err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	u := update{url: url, added: added, removed: removed, guard: g, now: g.now(), sealed: g.sealed}
+	u := update{url: url, added: added, removed: removed, guard: g, sealed: g.sealed}
 	defer func() {
 		if r := recover(); r != nil {
 			err = u.refuse(CodeInternal, "", "panic: %v", r)
 		}
 	}()
+	u.now = g.now()
 	return u.judge()
 }
 
@@ -192,21 +193,13 @@ func (u *update) checkAdded(r Resource) error {
 	if !listed && !exempt {
 		return u.refuse(CodeUnlisted, r.Name, "the seal of proxy %s does not list it", u.guard.config.Proxy)
 	}
-	m, name, err := decode(u.url, r.Body)
-	if err != nil {
+	name, got, err := identify(u.url, r.Body, want)
+	switch {
+	case err != nil:
 		return u.refuse(CodeUnreadable, r.Name, "%v", err)
-	}
-	if name != r.Name {
+	case name != r.Name:
 		return u.refuse(CodeMisnamed, r.Name, "the resource calls itself %q", plain(name, maxShownName))
-	}
-	if exempt {
-		return nil
-	}
-	got, err := hash(m)
-	if err != nil {
-		return u.refuse(CodeUnreadable, r.Name, "%v", err)
-	}
-	if got != want {
+	case got != want && !exempt:
 		return u.refuse(CodeChanged, r.Name, "it is %s, and the seal lists %s", got, want)
 	}
 	return nil

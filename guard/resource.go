@@ -7,6 +7,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"meshseal/identity"
@@ -16,9 +17,9 @@ import (
 // Bounds of one update. What is larger is refused before it is looked at.
 const (
 	// MaxCarrier is the most bytes of a carrier's body. A list takes 37 bytes
-	// and the name for each resource: 8 MiB are more than 100,000 resources of
-	// names with 45 bytes.
-	MaxCarrier = 8 << 20
+	// and the name for each resource: 9 MiB are 100,000 resources of names with
+	// 57 bytes.
+	MaxCarrier = 9 << 20
 	// MaxResource is the most bytes of any other body.
 	MaxResource = 32 << 20
 	// MaxNames is the most resources, added and removed, of an update.
@@ -90,12 +91,46 @@ func decode(url snapshot.TypeURL, body []byte) (proto.Message, string, error) {
 	return m, name(), nil
 }
 
-// hash is the SHA-256 of the canonical bytes, which every reader of a resource
-// computes alike, whatever order its sender gave to its fields and maps.
-func hash(m proto.Message) (snapshot.Digest, error) {
+// nameField is the field of the name in all four types.
+const nameField protowire.Number = 1
+
+// identify returns the name that a resource has itself, and the SHA-256 of its
+// canonical bytes, which every reader computes alike, whatever order its sender
+// gave to fields and maps. Where the body is in canonical form as it came, and
+// it mostly is, its hash is the sealed one and it is not decoded: that costs a
+// tenth in time and memory.
+func identify(url snapshot.TypeURL, body []byte, sealed snapshot.Digest) (string, snapshot.Digest, error) {
+	if identity.SumDigest(body) == sealed {
+		name, err := topName(body)
+		return name, sealed, err
+	}
+	m, name, err := decode(url, body)
+	if err != nil {
+		return "", snapshot.Digest{}, err
+	}
 	data, err := snapshot.Canonical(m)
 	if err != nil {
-		return snapshot.Digest{}, err
+		return "", snapshot.Digest{}, err
 	}
-	return identity.SumDigest(data), nil
+	return name, identity.SumDigest(data), nil
+}
+
+// topName reads the name without decoding the rest.
+func topName(body []byte) (name string, err error) {
+	for len(body) > 0 {
+		field, kind, n := protowire.ConsumeTag(body)
+		if n < 0 {
+			return "", protowire.ParseError(n)
+		}
+		body = body[n:]
+		if n = protowire.ConsumeFieldValue(field, kind, body); n < 0 {
+			return "", protowire.ParseError(n)
+		}
+		if field == nameField && kind == protowire.BytesType {
+			value, _ := protowire.ConsumeBytes(body)
+			name = string(value)
+		}
+		body = body[n:]
+	}
+	return name, nil
 }
