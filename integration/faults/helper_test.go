@@ -142,7 +142,8 @@ func mend() error {
 	mark("end")
 	if err != nil {
 		fmt.Println("refused:", err)
-		if s, err = opened(os.Getenv(where), t); err != nil && snapshot.Code(err) != "STORE_LOCKED" {
+		// Where close is what failed, the lock is still held.
+		if _, err := opened(os.Getenv(where), t); err != nil && snapshot.Code(err) != "STORE_LOCKED" {
 			return fmt.Errorf("once more: %w", err)
 		}
 	}
