@@ -12,6 +12,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"meshseal/identity"
+
+	"meshseal/snapshot"
 )
 
 // maxProblems is how many proxies with an error are told of together.
@@ -44,7 +46,7 @@ func (repo *repository) readProxies(r *reader) error {
 		return err
 	}
 	if len(repo.proxies) == 0 {
-		return fmt.Errorf("%s/ holds no proxy: an empty mesh is not built, it would take the configuration from every Envoy", proxiesDir)
+		return fmt.Errorf("%w: %s/ holds no proxy: an empty mesh is not built, it would take the configuration from every Envoy", snapshot.ErrEmpty, proxiesDir)
 	}
 	slices.SortFunc(repo.proxies, func(a, b *proxyConfig) int { return compareNames(a.name, b.name) })
 	return nil

@@ -3,6 +3,8 @@ package mesh
 import (
 	"strings"
 	"testing"
+
+	"meshseal/snapshot"
 )
 
 // An error shows the place, the field and the line.
@@ -177,6 +179,9 @@ d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]
 			}
 		}
 		wantBuildError(t, f, "proxies/ holds no proxy: an empty mesh is not built")
+		if _, _, err := Build(f.fs(), testCommit()); snapshot.Code(err) != "MESH_EMPTY" {
+			t.Errorf("the code of %v is %q", err, snapshot.Code(err))
+		}
 	})
 	t.Run("no workloads", func(t *testing.T) {
 		wantBuildError(t, small().without("workloads/web.yaml"), "there is no workloads/web.yaml")
