@@ -70,8 +70,8 @@ func Write(w io.Writer, l mesh.Lint, c Config) error {
 	return e.Encode(log{Schema: schema, Version: "2.1.0", Runs: []run{r}})
 }
 
-// Severities as GitHub reads them, 0 to 10: of what leads around authorization,
-// and of what weakens it.
+// Severities as GitHub reads them, 0 to 10: of a rule that has no exception, and
+// of one that a review may set aside.
 const (
 	severe = "8.5"
 	weaker = "5.5"
