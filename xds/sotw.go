@@ -64,7 +64,7 @@ func (w *world) read(req *discoveryv3.DiscoveryRequest) error {
 			return err
 		}
 	}
-	if o := sub.answer(nonce); o != nil {
+	if o := sub.answer(nonce, req.GetVersionInfo()); o != nil {
 		w.answered(sub, o, req)
 	}
 	return nil

@@ -88,6 +88,20 @@ func TestWorldNackBehindAnAckThatCameLate(t *testing.T) {
 	s.Next(cds).Equals(cluster("a"), cluster("b")).Ack()
 }
 
+// A client may say nothing about a response if the next one is there already.
+// By its version it says that it accepted it.
+func TestWorldNackBehindAnAckThatNeverCame(t *testing.T) {
+	b := serve(t)
+	b.Adopt(take(t, resources{"web": {cluster("a")}}))
+	s := b.world("web")
+	one := s.Request(cds)
+	b.Adopt(take(t, resources{"web": {changed("a")}}))
+	s.Next(cds).Equals(changed("a")).Nack(one.GetVersionInfo(), "a is bad")
+	s.Quiet()
+	b.Adopt(take(t, resources{"web": {changed("a"), cluster("b")}}))
+	s.Next(cds).Equals(cluster("a"), cluster("b")).Ack()
+}
+
 func TestWorldNackThatNamesNothing(t *testing.T) {
 	b := serve(t)
 	b.Adopt(take(t, resources{"web": {cluster("a"), cluster("ab")}}))

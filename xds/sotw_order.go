@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"meshseal/snapshot"
 )
@@ -115,12 +116,13 @@ func (h *holding) knows(r *resource) bool {
 		h.state == stateSent && h.sent != nil && h.sent.version == r.version
 }
 
-// last is what the client has, as far as it did not reject it.
+// last is what the client has, as far as it did not reject it. It is nil where
+// it was told that there is nothing, too.
 func (h *holding) last() *resource {
 	switch {
 	case h == nil:
 		return nil
-	case h.state == stateSent && h.sent != nil:
+	case h.state == stateSent:
 		return h.sent
 	}
 	return h.accepted
@@ -190,7 +192,22 @@ func (w *world) removable(sub *worldSub, name string) bool {
 	}
 	// A client that asks for clusters by name asks for those that it needs: it
 	// takes the name off when the last call over the cluster has ended.
-	return sub.all && !w.inUse(name)
+	return sub.all && !(sub.returned && w.settledIn() > 0) && !w.inUse(name)
+}
+
+// settledIn is how long no cluster is removed from a client that came back: it
+// has listeners and route tables, and has not asked for them yet.
+func (w *world) settledIn() time.Duration {
+	return w.server.timing.settle - time.Since(w.begun)
+}
+
+// nextCheck is when the stream has something to do even if nothing happens.
+func (w *world) nextCheck() time.Duration {
+	d := w.session.nextCheck()
+	if s := w.settledIn(); s > 0 {
+		d = min(d, s)
+	}
+	return d
 }
 
 // settled reports whether the client has acknowledged all that the view has of
@@ -206,6 +223,9 @@ func (w *world) settled(t snapshot.TypeURL) bool {
 func (w *world) inUse(cluster string) bool {
 	for _, t := range []snapshot.TypeURL{snapshot.ListenerType, snapshot.RouteType, snapshot.ClusterType} {
 		sub, set := w.subs[t], w.caller.proxy.set(t)
+		if sub.unknown(set) {
+			return true
+		}
 		for name, h := range sub.has {
 			gone := set.get(name) == nil
 			switch {
@@ -213,9 +233,20 @@ func (w *world) inUse(cluster string) bool {
 				!gone && sub.current(name, set):
 				continue
 			}
-			if slices.ContainsFunc(h.may, func(r *resource) bool { return r.mayUse(cluster) }) {
+			if h.foreign || slices.ContainsFunc(h.may, func(r *resource) bool { return r.mayUse(cluster) }) {
 				return true
 			}
+		}
+	}
+	return false
+}
+
+// unknown reports whether a client that came back may have something in force
+// of a name for which nothing can be sent to it.
+func (sub *worldSub) unknown(set *resourceSet) bool {
+	for name := range sub.names {
+		if sub.returned && !sub.full && sub.has[name] == nil && set.get(name) != nil {
+			return true
 		}
 	}
 	return false

@@ -47,6 +47,8 @@ type holding struct {
 	accepted *resource
 	// may are all that may be in force: accepted, and all that was sent since.
 	may []*resource
+	// foreign: also what the client had when it came back.
+	foreign bool
 }
 
 // worldAnswer is a response that waits for its answer.
@@ -124,7 +126,7 @@ func (sub *worldSub) record(o *worldAnswer) {
 	for _, r := range o.changed {
 		h := sub.has[r.name]
 		if h == nil {
-			h = new(holding)
+			h = &holding{foreign: sub.returned}
 			sub.has[r.name] = h
 		}
 		h.sent, h.seq, h.state = r, o.seq, stateSent
@@ -135,18 +137,23 @@ func (sub *worldSub) record(o *worldAnswer) {
 	}
 	for _, name := range o.gone {
 		h := sub.has[name]
-		h.sent, h.seq, h.state = nil, o.seq, stateSent
+		h.sent, h.seq, h.state, h.accepted = nil, o.seq, stateSent, nil
 	}
 }
 
 // answer finds the response that a nonce belongs to. Older ones that the client
-// passed over will not be answered any more: what only they said is sent again.
-func (sub *worldSub) answer(nonce string) *worldAnswer {
+// passed over will not be answered any more. The one whose version it has was
+// accepted; what only others said is sent again.
+func (sub *worldSub) answer(nonce, version string) *worldAnswer {
 	at := slices.IndexFunc(sub.outstanding, func(o *worldAnswer) bool { return o.nonce == nonce })
 	if at < 0 {
 		return nil
 	}
 	for _, passed := range sub.outstanding[:at] {
+		if passed.version == version {
+			sub.ack(passed)
+			continue
+		}
 		for _, r := range passed.changed {
 			if h := sub.has[r.name]; h != nil && h.seq == passed.seq {
 				sub.resend[r.name] = struct{}{}
@@ -185,7 +192,7 @@ func (sub *worldSub) ack(o *worldAnswer) {
 }
 
 func (h *holding) accept(r *resource, seq uint64) {
-	h.accepted = r
+	h.accepted, h.foreign = r, false
 	if h.seq == seq {
 		h.state, h.may = stateAcked, []*resource{r}
 	} else if at := slices.IndexFunc(h.may, func(m *resource) bool { return m.version == r.version }); at > 0 {
@@ -212,6 +219,12 @@ func (sub *worldSub) reject(o *worldAnswer, text string, now time.Time) *Nack {
 	}
 	if len(n.Blamed) == 0 {
 		n.Blamed = all
+	}
+	for _, r := range o.changed {
+		// It is in a newer response, too, and will be rejected there.
+		if h := sub.has[r.name]; h != nil && h.state == stateSent && h.sent != nil && h.sent.version == r.version && slices.Contains(n.Blamed, r.name) {
+			h.state = stateNacked
+		}
 	}
 	sub.nack, sub.refused = n, o.root
 	return n
