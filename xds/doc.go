@@ -1,5 +1,6 @@
-// Package xds serves snapshots to Envoys over ADS, in delta form, and keeps
-// what each proxy acknowledged.
+// Package xds serves snapshots to Envoys over ADS and keeps what each proxy
+// acknowledged: in delta form, with the seals that an Envoy's guard checks all
+// of it by, and in state-of-the-world form, for clients that have no guard.
 //
 // Who a stream belongs to is decided by its transport, on every message: the
 // SVID of its TLS connection, or the proxy's own Unix socket. The node that an
