@@ -40,7 +40,8 @@ func (s *Snapshot) Seal(proxy string) (Seal, error) {
 }
 
 func encodeList(index uint64, path [][]byte, leaf []byte) []byte {
-	w := writer{b: []byte(sealMagic)}
+	size := len(sealMagic) + 8 + 2*u32Size + len(path)*digestSize + len(leaf)
+	w := writer{b: append(make([]byte, 0, size), sealMagic...)}
 	w.u64(index)
 	w.count(len(path))
 	for _, hash := range path {

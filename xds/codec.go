@@ -3,14 +3,17 @@ package xds
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/encoding/proto"
+	encproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // ServerOptions are for the gRPC server that a Server is registered with.
@@ -30,7 +33,7 @@ import (
 // client made with grpc-go has one of 4 MiB unless it asks for more.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name)}),
+		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(encproto.Name)}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.SharedWriteBuffer(true),
@@ -38,24 +41,31 @@ func ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// response is a DeltaDiscoveryResponse and the encodings of the resources in
-// it. To a codec that does not know it, it is the message alone.
+// response is a DeltaDiscoveryResponse whose resources are encoded already. To
+// a codec that does not know it, it is that message.
 type response struct {
-	*discoveryv3.DeltaDiscoveryResponse
+	envelope  *discoveryv3.DeltaDiscoveryResponse // without resources
 	resources []*resource
+	// set is given if the resources are all of it.
+	set *resourceSet
+
+	once    sync.Once
+	message *discoveryv3.DeltaDiscoveryResponse
 }
 
-func newResponse(root string, resources []*resource) *response {
-	r := &response{
-		DeltaDiscoveryResponse: &discoveryv3.DeltaDiscoveryResponse{SystemVersionInfo: root},
-		resources:              resources,
-	}
-	r.Resources = make([]*discoveryv3.Resource, 0, len(resources))
-	for _, res := range resources {
-		r.Resources = append(r.Resources, res.msg)
-	}
-	return r
+// full is the whole message.
+func (r *response) full() *discoveryv3.DeltaDiscoveryResponse {
+	r.once.Do(func() {
+		r.message = proto.CloneOf(r.envelope)
+		for _, res := range r.resources {
+			r.message.Resources = append(r.message.Resources, res.msg)
+		}
+	})
+	return r.message
 }
+
+// ProtoReflect makes a response a message.
+func (r *response) ProtoReflect() protoreflect.Message { return r.full().ProtoReflect() }
 
 type codec struct{ encoding.CodecV2 }
 
@@ -69,19 +79,20 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	if !ok {
 		return c.CodecV2.Marshal(v)
 	}
-	data, err := c.CodecV2.Marshal(&discoveryv3.DeltaDiscoveryResponse{
-		SystemVersionInfo: r.GetSystemVersionInfo(),
-		TypeUrl:           r.GetTypeUrl(),
-		RemovedResources:  r.GetRemovedResources(),
-		Nonce:             r.GetNonce(),
-		ControlPlane:      r.GetControlPlane(),
-	})
+	data, err := c.CodecV2.Marshal(r.envelope)
 	if err != nil {
-		return nil, fmt.Errorf("encode a response of type %s: %w", r.GetTypeUrl(), err)
+		return nil, fmt.Errorf("encode a response of type %s: %w", r.envelope.GetTypeUrl(), err)
 	}
-	data = slices.Grow(data, 2*len(r.resources))
-	for _, res := range r.resources {
-		data = append(data, res.wire[:]...)
+	if r.set != nil {
+		return append(data, r.set.encoded()...), nil
 	}
-	return data, nil
+	return appendWire(data, r.resources), nil
+}
+
+func appendWire(data mem.BufferSlice, resources []*resource) mem.BufferSlice {
+	data = slices.Grow(data, 2*len(resources))
+	for _, r := range resources {
+		data = append(data, r.wire[:]...)
+	}
+	return data
 }

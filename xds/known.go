@@ -161,6 +161,9 @@ func (sub *subscription) clean() bool {
 // current reports whether the client has acknowledged what the set says about
 // the name.
 func (sub *subscription) current(name string, set *resourceSet) bool {
+	if _, ok := sub.odd[name]; !ok && sub.base == set && sub.told == 0 {
+		return true
+	}
 	e, r := sub.find(name), set.get(name)
 	if e == nil {
 		return r == nil || !sub.wants(name)

@@ -88,7 +88,7 @@ type wire struct {
 func (w *wire) Send(*discoveryv3.DeltaDiscoveryResponse) error    { panic("unused") }
 func (w *wire) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) { panic("unused") }
 func (w *wire) SendMsg(m any) error {
-	w.sent = append(w.sent, m.(*response).DeltaDiscoveryResponse)
+	w.sent = append(w.sent, m.(*response).full())
 	return nil
 }
 

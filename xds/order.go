@@ -54,7 +54,9 @@ func (st *stream) plan(sub *subscription) plan {
 		p.updates = append(p.updates, r)
 	}
 	for _, r := range present {
-		consider(r)
+		if consider(r); p.waiting && !sub.answered && len(sub.held) >= maxList {
+			return p // it will not be sent, and enough is known to show why
+		}
 	}
 	for _, name := range absent {
 		if st.gone(sub, name) {

@@ -2,9 +2,12 @@ package xds
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 	"sync"
 	"weak"
+
+	"google.golang.org/grpc/mem"
 
 	"meshseal/snapshot"
 )
@@ -22,8 +25,14 @@ type resourceSet struct {
 
 	index sync.Once
 	named map[string]*resource
+	heads sync.Once
+	first []string
 
 	mu sync.Mutex // guards what follows
+	// sends are how often all of list was sent; from the second time on, it is
+	// sent as one piece, which is kept while somebody sends it.
+	sends int
+	piece weak.Pointer[[]byte]
 	// from remembers in which names the set differs from others, as long as
 	// somebody holds them.
 	from map[weak.Pointer[resourceSet]][]string
@@ -48,6 +57,52 @@ func (s *resourceSet) get(name string) *resource {
 		}
 	})
 	return s.named[name]
+}
+
+// head is the first names of the set, sorted, as many as the status shows.
+func (s *resourceSet) head() []string {
+	s.heads.Do(func() {
+		for _, r := range s.list {
+			s.first = append(s.first, r.name)
+		}
+		slices.Sort(s.first)
+		s.first = slices.Clone(s.first[:min(len(s.first), maxList)])
+	})
+	return s.first
+}
+
+// encoded is the list as it is sent. When many clients come at once, what they
+// are sent is put together once for them all.
+func (s *resourceSet) encoded() mem.BufferSlice {
+	if s.rest != nil {
+		return append(appendWire(nil, s.list[:s.carriers]), s.rest.encoded()...)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sends++
+	if s.sends == 1 {
+		return appendWire(nil, s.list)
+	}
+	piece := s.piece.Value()
+	if piece == nil {
+		size := 0
+		for _, r := range s.list {
+			size += len(r.head) + len(r.body)
+		}
+		b := make([]byte, 0, size)
+		for _, r := range s.list {
+			b = append(append(b, r.head...), r.body...)
+		}
+		piece = &b
+		s.piece = weak.Make(piece)
+	}
+	return mem.BufferSlice{held{mem.SliceBuffer(*piece), piece}}
+}
+
+// held is a buffer that holds on to what it is of.
+type held struct {
+	mem.SliceBuffer
+	piece *[]byte
 }
 
 // differs lists the names in which s differs from another set. Streams that go

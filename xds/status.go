@@ -202,13 +202,7 @@ func (sub *subscription) status(root string, set *resourceSet) TypeStatus {
 	if !rejected {
 		sub.nack = nil
 	}
-	var pending []string
-	for name := range sub.pending(set) {
-		if pending = append(pending, name); len(pending) == maxList && (sub.base == nil || sub.told != 0) {
-			break // the rest is no surprise
-		}
-	}
-	slices.Sort(pending)
+	pending := sub.shown(set)
 	switch {
 	case rejected:
 		s.State = Mixed
@@ -221,6 +215,21 @@ func (sub *subscription) status(root string, set *resourceSet) TypeStatus {
 	s.Pending = first(pending)
 	s.Held = sub.held[:min(len(sub.held), maxList)] // made anew by every plan
 	return s
+}
+
+// shown are the pending names that the status shows.
+func (sub *subscription) shown(set *resourceSet) []string {
+	if sub.all && len(sub.odd)+len(sub.names) == 0 && (sub.base == nil || sub.told != 0) {
+		return set.head()
+	}
+	var pending []string
+	for name := range sub.pending(set) {
+		if pending = append(pending, name); len(pending) == maxList && (sub.base == nil || sub.told != 0) {
+			break // the rest is no surprise
+		}
+	}
+	slices.Sort(pending)
+	return pending
 }
 
 // usually is how many resources a client has that has all of base that it asked

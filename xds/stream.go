@@ -149,12 +149,18 @@ func (st *stream) send(sub *subscription, p plan) error {
 	}
 	st.rewarm(p.updates)
 	st.seq++
-	r := newResponse(st.view.root, p.updates)
-	r.TypeUrl = string(sub.typ)
-	r.RemovedResources = p.removals
-	r.Nonce = strconv.FormatUint(st.id, 36) + "." + strconv.FormatUint(st.seq, 36)
-	r.ControlPlane = controlPlane
-	o := &outstanding{nonce: r.Nonce, seq: st.seq, root: st.view.root, updates: p.updates, removals: p.removals}
-	sub.record(o, p.whole, st.caller.proxy.delta(sub.typ))
+	set := st.caller.proxy.delta(sub.typ)
+	o := &outstanding{
+		nonce: strconv.FormatUint(st.id, 36) + "." + strconv.FormatUint(st.seq, 36),
+		seq:   st.seq, root: st.view.root, updates: p.updates, removals: p.removals,
+	}
+	sub.record(o, p.whole, set)
+	r := &response{resources: p.updates, envelope: &discoveryv3.DeltaDiscoveryResponse{
+		SystemVersionInfo: o.root, TypeUrl: string(sub.typ), RemovedResources: p.removals,
+		Nonce: o.nonce, ControlPlane: controlPlane,
+	}}
+	if len(p.updates) == len(set.list) {
+		r.set = set
+	}
 	return st.hand(string(sub.typ), func() error { return st.grpc.SendMsg(r) })
 }

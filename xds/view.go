@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -52,6 +53,7 @@ func newView(snap content, old *view) *view {
 		superseded: make(chan struct{}),
 		encoder:    old.encoder,
 	}
+	statement := new(shared[*resource])
 	kept := v.encoder.begin(proxies, old)
 	for _, p := range proxies {
 		was := new(proxyView)
@@ -62,7 +64,7 @@ func newView(snap content, old *view) *view {
 		for _, t := range snapshot.Types() {
 			pv.sets[t] = v.encoder.set(snap, entriesOf(p.Entries, t), was.set(t))
 		}
-		pv.sealed = sync.OnceValues(func() (*resourceSet, error) { return pv.seal(snap) })
+		pv.sealed = sync.OnceValues(func() (*resourceSet, error) { return pv.seal(snap, statement) })
 		v.proxies[p.Name] = pv
 		v.byID[p.ID] = pv
 	}
@@ -92,20 +94,50 @@ func (p *proxyView) delta(t snapshot.TypeURL) *resourceSet {
 	return set
 }
 
-func (p *proxyView) seal(snap content) (*resourceSet, error) {
+// seal makes the carriers of the proxy. Those of all proxies have the same
+// statement, which is encoded once.
+func (p *proxyView) seal(snap content, statement *shared[*resource]) (*resourceSet, error) {
 	seal, err := snap.Seal(p.name)
 	if err != nil {
 		return nil, err
 	}
-	carriers, err := seal.Carriers()
+	first, err := statement.get(func() (*resource, error) {
+		return carrier(snapshot.Seal{Statement: seal.Statement}, snapshot.StatementCluster)
+	})
+	if err != nil {
+		return nil, err
+	}
+	second, err := carrier(snapshot.Seal{List: seal.List}, snapshot.SealCluster)
 	if err != nil {
 		return nil, err
 	}
 	clusters := p.set(snapshot.ClusterType)
-	sealed := &resourceSet{carriers: len(carriers), rest: clusters}
-	for _, c := range carriers {
-		sealed.list = append(sealed.list, newCarrier(c))
+	list := append(make([]*resource, 0, 2+len(clusters.list)), first, second)
+	return &resourceSet{list: append(list, clusters.list...), carriers: 2, rest: clusters}, nil
+}
+
+// carrier is one of the carriers of a seal.
+func carrier(seal snapshot.Seal, name string) (*resource, error) {
+	all, err := seal.Carriers()
+	if err != nil {
+		return nil, err
 	}
-	sealed.list = append(sealed.list, clusters.list...)
-	return sealed, nil
+	for _, c := range all {
+		if c.Name == name {
+			return newCarrier(c), nil
+		}
+	}
+	return nil, fmt.Errorf("a seal has no carrier %s", name)
+}
+
+// shared is a value that the first who needs it makes.
+type shared[T any] struct {
+	once  sync.Once
+	value T
+	err   error
+}
+
+func (s *shared[T]) get(make func() (T, error)) (T, error) {
+	s.once.Do(func() { s.value, s.err = make() })
+	return s.value, s.err
 }
