@@ -83,7 +83,7 @@ func TestConfigRefused(t *testing.T) {
 		"clusters exempt":            strings.Replace(one, "[]", `["`+string(snapshot.ClusterType)+`"]`, 1),
 		"listeners exempt":           strings.Replace(one, "[]", `["`+string(snapshot.ListenerType)+`"]`, 1),
 		"routes exempt":              strings.Replace(one, "[]", `["`+string(snapshot.RouteType)+`"]`, 1),
-		"secrets exempt":             strings.Replace(one, "[]", `["`+string(guard.TypeURLs()[7])+`"]`, 1),
+		"secrets exempt":             strings.Replace(one, "[]", `["`+string(guard.TypeURLs()[9])+`"]`, 1),
 		"endpoints exempt twice":     strings.Replace(one, "[]", `["`+string(snapshot.EndpointType)+`","`+string(snapshot.EndpointType)+`"]`, 1),
 		"far too long":               one + strings.Repeat(" ", 1<<20),
 		"a key that cannot be Envoy": strings.Replace(one, `{"mesh"`, `{"@type":"x","mesh"`, 1),

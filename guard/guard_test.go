@@ -151,7 +151,7 @@ func attacks(w *world, s guardtest.Sealed) []attack {
 	for _, url := range guard.TypeURLs()[4:] {
 		all = append(all, attack{"of type " + url.Short(), "x", guard.CodeUnsealable, url, []guard.Resource{{Name: "x", HasBody: true}}, nil})
 	}
-	for _, url := range []snapshot.TypeURL{"", "type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint", "nonsense"} {
+	for _, url := range []snapshot.TypeURL{"", "type.googleapis.com/envoy.config.cluster.v3.ClusterCollection", "nonsense"} {
 		all = append(all, attack{"of type " + string(url), "x", guard.CodeUnsealable, url, []guard.Resource{{Name: "x", HasBody: true}}, nil})
 	}
 	return all
@@ -202,7 +202,7 @@ func TestBeforeASeal(t *testing.T) {
 	// The carriers count only as clusters.
 	w.wantCode(w.Validate(snapshot.ListenerType, carriers, nil), guard.CodeSealMissing, snapshot.StatementCluster)
 	// Of a type that nothing can be of, nothing is something that may be said.
-	if err := w.Validate(guard.TypeURLs()[8], nil, []string{"layer"}); err != nil {
+	if err := w.Validate(guard.TypeURLs()[10], nil, []string{"layer"}); err != nil {
 		t.Error(err)
 	}
 	w.take(s, s.Resources[0])

@@ -53,6 +53,8 @@ func TypeURLs() []snapshot.TypeURL {
 		snapshot.RouteType,
 		prefix + "config.route.v3.ScopedRouteConfiguration",
 		prefix + "config.route.v3.VirtualHost",
+		prefix + "config.listener.v3.FilterChain",
+		prefix + "config.endpoint.v3.LbEndpoint",
 		prefix + "config.core.v3.TypedExtensionConfig",
 		prefix + "extensions.transport_sockets.tls.v3.Secret",
 		prefix + "service.runtime.v3.Runtime",

@@ -10,12 +10,17 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	runtimev3 "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"meshseal/guard"
 	"meshseal/internal/meshtest"
 	"meshseal/snapshot"
 )
@@ -40,6 +45,53 @@ static_resources:
 	dump, err := g.envoy.Admin("/runtime")
 	if err != nil || strings.Contains(dump, "global_downstream_max_connections") {
 		t.Errorf("the runtime has the layer (%v): %s", err, dump)
+	}
+}
+
+// TestGuardRefusesParts: a sealed listener that takes filter chains from ADS, and
+// sealed endpoints that take more of them from there, get none. No build seals
+// such a thing; the guard does not rely on that.
+func TestGuardRefusesParts(t *testing.T) {
+	t.Parallel()
+	g := newGuarded(t)
+	open := &listenerv3.Listener{}
+	if err := protojson.Unmarshal([]byte(`{"filter_chain_matcher": {"on_no_match": {"action": {"name": "chain", "typed_config":
+		{"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "evil"}}}}}`), open); err != nil {
+		t.Fatal(err)
+	}
+	proto.Merge(open, g.listener("http", 80))
+	open.FcdsConfig = &listenerv3.Listener_FcdsConfig{Name: "evil", ConfigSource: overADS}
+	const collection = "xdstp://test/envoy.config.endpoint.v3.LbEndpoint/more/"
+	grows := assignment("found", g.good.Address)
+	grows.Endpoints[0].LbConfig = &endpointv3.LocalityLbEndpoints_LedsClusterLocalityConfig{
+		LedsClusterLocalityConfig: &endpointv3.LedsClusterLocalityConfig{LedsConfig: overADS, LedsCollectionName: collection + "*"},
+	}
+	grows.Endpoints[0].LbEndpoints = nil
+	resources := g.resources()
+	resources[2], resources[3] = grows, open
+	honest := g.honest(g.seal(5, resources...))
+	g.start()
+	clusters := g.rogue.push(honest[0]) // acknowledged when the endpoints are there
+	g.rogue.accepted(honest[1])
+
+	refused := func(u *response, name string) {
+		t.Helper()
+		if text := g.rogue.verdictOn(g.rogue.push(u)); !strings.Contains(text, "RESOURCE_UNSEALABLE: "+name) {
+			t.Errorf("the answer is %q", text)
+		}
+	}
+	endpoint := assignment("x", g.bad.Address).Endpoints[0].LbEndpoints[0]
+	refused(of(t, "type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint", endpoint).change(
+		func(r *discoveryv3.Resource) { r.Name = collection + "1" }), "LbEndpoint "+collection+"1")
+	if text := g.rogue.verdictOn(clusters); text != "" {
+		t.Error(text)
+	}
+	g.rogue.accepted(honest[2])
+	chain := g.listener("http", 80).FilterChains[0]
+	chain.Name = "evil"
+	refused(of(t, "type.googleapis.com/envoy.config.listener.v3.FilterChain", chain), "FilterChain evil")
+	if text, err := g.envoy.Admin("/config_dump?include_eds"); err != nil || strings.Contains(text, g.bad.Address) {
+		t.Errorf("what was refused is there (%v): %s", err, text)
 	}
 }
 
@@ -154,7 +206,7 @@ func TestGuardTwoConfigurations(t *testing.T) {
 		t.Fatal(err)
 	}
 	const proxy = `\"proxy\":\"web\"`
-	if n := strings.Count(string(text), proxy); n != 9 {
+	if n := strings.Count(string(text), proxy); n != len(guard.TypeURLs()) {
 		t.Fatalf("the bootstrap names the proxy %d times", n)
 	}
 	meshtest.Write(t, g.dir, "envoy.yaml", strings.Replace(string(text), proxy, `\"proxy\":\"orders\"`, 1))

@@ -131,12 +131,15 @@ func TypeOf(m proto.Message) snapshot.TypeURL {
 	return snapshot.TypeURL("type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName()))
 }
 
-// NameOf is the name that a resource has itself.
+// NameOf is the name that a resource has itself, "" for one without.
 func NameOf(m proto.Message) string {
 	if e, ok := m.(*endpointv3.ClusterLoadAssignment); ok {
 		return e.GetClusterName()
 	}
-	return m.(interface{ GetName() string }).GetName()
+	if n, ok := m.(interface{ GetName() string }); ok {
+		return n.GetName()
+	}
+	return ""
 }
 
 // Of are the resources of one type.
