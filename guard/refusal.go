@@ -51,7 +51,7 @@ func Rules() []Rule {
 		{CodeTTL, "A resource has a TTL, by which it would go away later without a word.", "Find who holds the xDS stream; meshseal sends no TTL."},
 		{CodeBodiless, "A resource has no body.", "Find who holds the xDS stream; meshseal sends no heartbeats."},
 		{CodeAlias, "A resource has aliases.", "Find who holds the xDS stream; meshseal sends no aliases."},
-		{CodeUnsealable, "A resource is of a type that no snapshot can hold: secrets, runtime layers, extension configurations, scoped routes, and virtual hosts, filter chains or endpoints one by one.", "Find who holds the xDS stream. Secrets come from the SPIFFE agent's socket; the rest belongs into the mesh repository as part of a listener or route table."},
+		{CodeUnsealable, "A resource is of a type that no snapshot can hold: secrets, runtime layers, extension configurations, scoped routes, routes of other protocols than HTTP, rates, and virtual hosts, filter chains or endpoints one by one.", "Find who holds the xDS stream. Secrets come from the SPIFFE agent's socket; the rest belongs into the mesh repository as part of a listener or route table."},
 		{CodeUnlisted, "The seal in force does not list the resource for this proxy.", "Add it to the mesh repository, or find who holds the xDS stream."},
 		{CodeMisnamed, "The name of the resource in the update is not the name that it has itself.", "Find who holds the xDS stream."},
 		{CodeUnreadable, "The body is no resource of the update's type.", "Find who holds the xDS stream."},

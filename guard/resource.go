@@ -43,7 +43,8 @@ type Resource struct {
 }
 
 // TypeURLs are the types of resource that Envoy 1.40 takes over ADS, each of
-// which needs a validator of its own.
+// which needs a validator of its own: Envoy takes one that no validator watches
+// unseen.
 func TypeURLs() []snapshot.TypeURL {
 	const prefix = "type.googleapis.com/envoy."
 	return []snapshot.TypeURL{
@@ -58,6 +59,10 @@ func TypeURLs() []snapshot.TypeURL {
 		prefix + "config.core.v3.TypedExtensionConfig",
 		prefix + "extensions.transport_sockets.tls.v3.Secret",
 		prefix + "service.runtime.v3.Runtime",
+		prefix + "type.v3.TokenBucket",
+		prefix + "extensions.filters.network.thrift_proxy.v3.RouteConfiguration",
+		prefix + "extensions.filters.network.dubbo_proxy.v3.MultipleRouteConfiguration",
+		prefix + "extensions.filters.network.generic_proxy.v3.RouteConfiguration",
 	}
 }
 
