@@ -58,6 +58,13 @@ func (x *examination) around() {
 	for i, e := range b.GetBootstrapExtensions() {
 		x.find("BOOTSTRAP_EXTENSION", fmt.Sprintf("bootstrap_extensions[%d]", i), "extension %q", e.GetName())
 	}
+	for field, e := range map[string]*corev3.TypedExtensionConfig{
+		"listener_manager": b.GetListenerManager(), "xds_config_tracker_extension": b.GetXdsConfigTrackerExtension(),
+	} {
+		if e != nil {
+			x.find("BOOTSTRAP_EXTENSION", field, "extension %q", e.GetName())
+		}
+	}
 	for i, s := range b.GetStaticResources().GetSecrets() {
 		x.find("STATIC_SECRET", fmt.Sprintf("static_resources.secrets[%d]", i), "secret %q", s.GetName())
 	}
@@ -139,11 +146,18 @@ func (x *examination) needed(c *clusterv3.Cluster) bool {
 	return c.GetName() == snapshot.XDSCluster || c.GetName() == snapshot.AuthzCluster || allPipes(c)
 }
 
+// allPipes reports whether all that a cluster leads to are Unix sockets that
+// stand in a folder: a name in the abstract namespace belongs to whoever takes
+// it first.
 func allPipes(c *clusterv3.Cluster) bool {
+	if c.GetType() != clusterv3.Cluster_STATIC || c.GetClusterType() != nil {
+		return false // the addresses come from elsewhere
+	}
 	n := 0
 	for _, l := range c.GetLoadAssignment().GetEndpoints() {
 		for _, e := range l.GetLbEndpoints() {
-			if e.GetEndpoint().GetAddress().GetPipe() == nil || len(e.GetEndpoint().GetAdditionalAddresses()) > 0 {
+			path := e.GetEndpoint().GetAddress().GetPipe().GetPath()
+			if !strings.HasPrefix(path, "/") || len(e.GetEndpoint().GetAdditionalAddresses()) > 0 {
 				return false
 			}
 			n++
@@ -158,11 +172,14 @@ func allPipes(c *clusterv3.Cluster) bool {
 // impersonable says how somebody else could answer for a cluster, and "" where
 // nobody can: it is a Unix socket, or demands one exact SPIFFE ID.
 func impersonable(c *clusterv3.Cluster) string {
+	if len(c.GetTransportSocketMatches()) > 0 || c.GetTransportSocketMatcher() != nil {
+		return "an endpoint can be given another transport socket than the cluster's"
+	}
 	if c.GetTransportSocket() == nil {
 		if allPipes(c) {
 			return ""
 		}
-		return "it speaks without TLS to something that is no Unix socket"
+		return "it speaks without TLS to something that is no Unix socket in a folder"
 	}
 	t := &tlsv3.UpstreamTlsContext{}
 	if err := c.GetTransportSocket().GetTypedConfig().UnmarshalTo(t); err != nil {
@@ -180,6 +197,9 @@ func impersonable(c *clusterv3.Cluster) string {
 	}
 	if len(common.GetTlsCertificates()) == 0 && len(common.GetTlsCertificateSdsSecretConfigs()) == 0 {
 		return "Envoy shows no certificate of its own"
+	}
+	if v.GetCustomValidatorConfig() != nil || common.GetCustomHandshaker() != nil {
+		return "an extension decides about its certificate"
 	}
 	if v.GetTrustChainVerification() != tlsv3.CertificateValidationContext_VERIFY_TRUST_CHAIN {
 		return "its certificate is taken without a trusted root"

@@ -117,9 +117,8 @@ func (x *examination) record(c guard.Config) {
 		x.find("GUARD_RECORD_MISSING", "", "no file is named")
 		return
 	}
-	dir := filepath.Dir(c.Record)
-	if why := writableByOthers(dir); why != "" {
-		x.find("GUARD_RECORD", dir, "%s", why)
+	if name, why := recordOpenTo(c.Record); why != "" {
+		x.find("GUARD_RECORD", name, "%s", why)
 		return
 	}
 	r, err := snapshot.OpenRecordFile(c.Record, c.Trust)
@@ -133,6 +132,33 @@ func (x *examination) record(c guard.Config) {
 		return
 	}
 	x.fact("guard record", "%s: sequence %d, %s, statement of %s", c.Record, high.Sequence, high.Root, high.Issued.Format("2006-01-02T15:04:05Z07:00"))
+	if counts := r.Record().Trust(); !counts.Equal(c.Trust) {
+		x.fact("guard record keys", "since a statement has declared them %d of %v count", counts.Threshold(), counts.KeyIDs())
+	}
+}
+
+// recordOpenTo says what lets others than Envoy's user write the record, and
+// why: who writes it says whose signatures count. In a folder that everybody
+// may write, with a sticky bit or not, somebody else can make the file before
+// the guard does.
+func recordOpenTo(record string) (name, why string) {
+	dir := filepath.Dir(record)
+	if why := writableByOthers(dir); why != "" {
+		return dir, why
+	}
+	if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o022 != 0 {
+		return dir, fmt.Sprintf("mode %#o lets others than its owner make files there", info.Mode().Perm())
+	}
+	info, err := os.Lstat(record)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", ""
+	case err != nil:
+		return record, err.Error()
+	case !info.Mode().IsRegular():
+		return record, "it is no file of its own: " + info.Mode().String()
+	}
+	return record, writableByOthers(record)
 }
 
 // writableByOthers says why a file or folder is not its owner's alone to
