@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"meshseal/identity/identitytest"
+	"meshseal/snapshot"
 	"meshseal/xds/xdstest"
 )
 
@@ -173,6 +174,66 @@ func TestWorldTwoHundredReconnectAtOnce(t *testing.T) {
 			b.becomes(fmt.Sprint("p", i), Disconnected)
 		}
 	}
+}
+
+// A client that comes back has listeners and route tables that the server does
+// not know, until it has acknowledged others.
+func TestWorldClientThatComesBackKeepsItsClusters(t *testing.T) {
+	back := func(s *xdstest.World, typ snapshot.TypeURL, names ...string) *xdstest.WorldResponse {
+		s.Known(typ, names...)
+		s.Send(&discoveryv3.DiscoveryRequest{TypeUrl: string(typ), VersionInfo: "of before", ResourceNames: names})
+		return s.Next(typ)
+	}
+	in := httpListener(t, "in", pipe("/run/in"))
+	t.Run("before it asks for listeners", func(t *testing.T) {
+		b := serve(t)
+		b.timing.settle = 300 * time.Millisecond
+		b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b")}}))
+		s := b.world("web")
+		back(s, cds).Ack()
+		b.Adopt(take(t, resources{"web": {cluster("b")}}))
+		s.Next(cds).Equals(cluster("b")).Ack() // by itself, when the time is over
+		s.Quiet()
+	})
+	t.Run("before it asks for listeners, for as long", func(t *testing.T) {
+		b := serve(t)
+		b.timing.settle = time.Hour
+		b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b")}}))
+		s := b.world("web")
+		back(s, cds).Ack()
+		b.Adopt(take(t, resources{"web": {cluster("b")}}))
+		s.Quiet()
+	})
+	t.Run("while its listener is what it was", func(t *testing.T) {
+		b := serve(t)
+		b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b"), tcpListener(t, "l", "b", pipe("/run/l"))}}))
+		s := b.world("web")
+		back(s, cds).Ack()
+		back(s, lds).Nack("of before", "l is bad")
+		s.Quiet()
+		b.Adopt(take(t, resources{"web": {cluster("b"), tcpListener(t, "l", "b", pipe("/run/m"))}}))
+		mended := s.Next(lds)
+		s.Quiet() // it may have had a listener that uses "a"
+		mended.Ack()
+		s.Next(cds).Equals(cluster("b")).Ack()
+	})
+	t.Run("while its routes are what they were", func(t *testing.T) {
+		b := serve(t)
+		b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b"), in, routes("in", "b")}}))
+		s := b.world("web")
+		back(s, cds).Nack("of before", "b is bad")
+		back(s, lds).Ack()
+		back(s, rds, "in").Equals() // it needs what was rejected
+		s.Quiet()
+		b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b"), in, routes("in", "b"), cluster("c")}}))
+		s.Next(cds).Equals(cluster("a"), cluster("c")).Ack()
+		b.Adopt(take(t, resources{"web": {changed("b"), in, routes("in", "b"), cluster("c")}}))
+		made := s.Next(cds).Equals(cluster("a"), changed("b"), cluster("c"))
+		made.Ack()
+		s.Next(rds).Equals(routes("in", "b")).Ack()
+		s.Next(cds).Equals(changed("b"), cluster("c")).Ack()
+		s.Quiet()
+	})
 }
 
 // Both forms count against the bound on the streams of a proxy.

@@ -323,7 +323,9 @@ func (m *worldModel) settle() {
 // that are in no listener any more, and, one day, those that it had to keep.
 func (m *worldModel) forget() {
 	set := m.stream.caller.proxy.set(rds)
-	maps.DeleteFunc(m.force[rds], func(name string, _ *resource) bool { return m.blind && set.get(name) == nil })
+	maps.DeleteFunc(m.force[rds], func(name string, _ *resource) bool {
+		return m.blind && set.get(name) == nil && !m.acked[string(rds)+name]
+	})
 	m.blind = m.blind && slices.ContainsFunc(slices.Collect(maps.Keys(m.force[rds])), func(name string) bool { return !m.acked[string(rds)+name] })
 }
 

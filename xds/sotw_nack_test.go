@@ -238,6 +238,24 @@ func TestWorldNackOfARemoval(t *testing.T) {
 	b.becomes("web", Synced)
 }
 
+// What was taken away and comes again as it was is new to the client. It may
+// have had it once; rejected now, it is not sent again.
+func TestWorldNackOfWhatComesAgain(t *testing.T) {
+	b := serve(t)
+	b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b")}}))
+	s := b.world("web")
+	had := s.Request(cds).Ack().GetVersionInfo()
+	b.Adopt(take(t, resources{"web": {cluster("b")}}))
+	gone := s.Next(cds).Equals(cluster("b"))
+	b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b")}}))
+	again := s.Next(cds).Equals(cluster("a"), cluster("b"))
+	gone.Nack(had, "busy")
+	again.Nack(had, "a is bad now")
+	s.Quiet()
+	b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b"), cluster("c")}}))
+	s.Next(cds).Equals(cluster("b"), cluster("c")).Ack()
+}
+
 // A rejection on a delta stream counts on one in the other form, and the other
 // way round.
 func TestWorldAndDeltaShareRejections(t *testing.T) {

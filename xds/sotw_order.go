@@ -109,11 +109,10 @@ func (p *worldPlan) add(h *holding, r *resource, again bool) {
 	}
 }
 
-// knows reports whether the client has acknowledged the resource, or was sent
-// it last and has not answered.
+// knows reports whether the resource is what the client was sent last, and did
+// not reject.
 func (h *holding) knows(r *resource) bool {
-	return h.accepted != nil && h.accepted.version == r.version ||
-		h.state == stateSent && h.sent != nil && h.sent.version == r.version
+	return h.state != stateNacked && h.sent != nil && h.sent.version == r.version
 }
 
 // last is what the client has, as far as it did not reject it. It is nil where

@@ -423,6 +423,24 @@ func TestWorldFirstListenersWaitForTheirClusters(t *testing.T) {
 	s.Next(lds).Equals(a, z).Ack()
 }
 
+// A route table that comes back as it was waits for its clusters like a new one.
+func TestWorldRouteThatComesBackWaitsForItsCluster(t *testing.T) {
+	b := serve(t)
+	in := httpListener(t, "in", pipe("/run/in"))
+	b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b"), in, routes("in", "a")}}))
+	s := worldly(t, b)
+	b.Adopt(take(t, resources{"web": {cluster("b"), in, routes("in", "b")}}))
+	moved := s.Next(rds).Equals(routes("in", "b"))
+	b.Adopt(take(t, resources{"web": {changed("a"), cluster("b"), in, routes("in", "a")}}))
+	made := s.Next(cds).Equals(changed("a"), cluster("b"))
+	moved.Ack()
+	s.Quiet()
+	made.Ack()
+	s.Next(rds).Equals(routes("in", "a")).Ack()
+	s.Quiet()
+	b.becomes("web", Synced)
+}
+
 func TestWorldEndpointsNeverWait(t *testing.T) {
 	b := serve(t)
 	e := edsCluster("e", time.Second)

@@ -71,6 +71,9 @@ func (w *World) Subscribe(typ snapshot.TypeURL, names ...string) {
 	w.Send(req)
 }
 
+// Known makes the names those that the client's answers for the type carry.
+func (w *World) Known(typ snapshot.TypeURL, names ...string) { w.names[string(typ)] = names }
+
 // Request subscribes and waits for the response, which has to be the next on
 // the stream.
 func (w *World) Request(typ snapshot.TypeURL, names ...string) *WorldResponse {
