@@ -8,7 +8,7 @@ export GOFLAGS := -trimpath
 staticcheck := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 govulncheck := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: help build demo test test-faults fuzz check envoy clean
+.PHONY: help build demo test test-faults fuzz bench-xds check envoy clean
 
 help:
 	@echo 'make build   bin/meshseal, and the guard where there is a C compiler'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test    every test, the ones on a real Envoy too'
 	@echo 'make test-faults   a kill or an I/O error at every call of an adoption; needs strace'
 	@echo 'make fuzz    every fuzz target for FUZZTIME (10m), one after the other'
+	@echo 'make bench-xds   the xDS server beside go-control-plane, in one run of under 4 minutes'
 	@echo 'make check   format, vet, staticcheck, race tests, known vulnerabilities, go.mod'
 	@echo 'make envoy   fetch the pinned Envoy into the cache folder, print its path'
 	@echo 'make clean   remove bin/'
@@ -39,6 +40,9 @@ test-faults:
 
 fuzz:
 	@scripts/fuzz
+
+bench-xds:
+	@go -C bench run .
 
 check:
 	@scripts/check $(staticcheck) $(govulncheck)

@@ -37,6 +37,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.SharedWriteBuffer(true),
+		grpc.WriteBufferSize(64 << 10),
 		grpc.ReadBufferSize(8 << 10),
 	}
 }
