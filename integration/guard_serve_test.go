@@ -13,7 +13,7 @@ import (
 // after the server was gone and an Envoy started anew. Nothing is ever refused.
 func TestGuardAndServer(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, edit(t, "meshseal.yaml", "grace: 5s", "grace: 5s\nstatement_lifetime: 5s"))
+	s := newShop(t, edit(t, "meshseal.yaml", "grace: 5s", "grace: 5s\nstatement_lifetime: 8s"))
 	config, admin := s.Bootstrap("app", s.CA.SVID(id("app", "app-1")))
 	envoy := meshtest.StartEnvoy(t, config, admin)
 	c := s.client(t)

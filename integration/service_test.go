@@ -50,7 +50,7 @@ func TestProxySVIDIsRenewed(t *testing.T) {
 // ends, for the same root, and no Envoy notices.
 func TestStatementIsRenewed(t *testing.T) {
 	t.Parallel()
-	s := newShop(t, edit(t, "meshseal.yaml", "grace: 5s", "grace: 5s\nstatement_lifetime: 3s"))
+	s := newShop(t, edit(t, "meshseal.yaml", "grace: 5s", "grace: 5s\nstatement_lifetime: 8s"))
 	envoy := s.appEnvoy()
 	c := s.client(t)
 	wantAnswer(t, c, s.url("/items/1"), 200, "")
@@ -59,7 +59,7 @@ func TestStatementIsRenewed(t *testing.T) {
 		t.Fatal(err)
 	}
 	updates := envoy.Stat("listener_manager.lds.update_success")
-	meshtest.Stays(t, "requests are allowed past the first statement's end", 5*time.Second, func() error {
+	meshtest.Stays(t, "requests are allowed past the first statement's end", 10*time.Second, func() error {
 		a := ask(t, c, s.url("/items/1"))
 		return wantErr(a.code == 200, "%d %s", a.code, a.reason)
 	})

@@ -3,6 +3,7 @@ package gitsource
 import (
 	"bytes"
 	"crypto/rsa"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -75,6 +76,9 @@ func parseSSHSignature(armored []byte) (*sshsig.Signature, error) {
 	if block == nil || len(bytes.TrimSpace(rest)) > 0 || len(block.Headers) > 0 || bytes.Count(armored, []byte("-----BEGIN ")) != 1 {
 		return nil, errors.New("not one armored SSH signature")
 	}
+	if err := checkArmor(armored); err != nil {
+		return nil, err
+	}
 	s, err := sshsig.Unarmor(armored)
 	if err != nil {
 		return nil, err
@@ -84,4 +88,24 @@ func parseSSHSignature(armored []byte) (*sshsig.Signature, error) {
 	}
 	// sshsig refuses RSA with SHA-1.
 	return s, checkSSHKey(s.PublicKey)
+}
+
+// checkArmor refuses what PEM's decoder looks over: white space in lines, lines
+// of several lengths, and bits that base64 has to spare at the end. With them
+// one signature would fit several commits.
+func checkArmor(armored []byte) error {
+	lines := strings.Split(strings.TrimSuffix(string(armored), "\n"), "\n")
+	if len(lines) < 3 || bytes.ContainsAny(armored, "\t\r") {
+		return errors.New("the armor of the SSH signature is empty, or has tabs or carriage returns")
+	}
+	body := lines[1 : len(lines)-1]
+	for i, line := range body {
+		if last := i == len(body)-1; line == "" || len(line) > len(body[0]) || !last && len(line) != len(body[0]) {
+			return errors.New("the lines of the SSH signature's armor have several lengths")
+		}
+	}
+	if _, err := base64.StdEncoding.Strict().DecodeString(strings.Join(body, "")); err != nil {
+		return fmt.Errorf("the armor of the SSH signature: %w", err)
+	}
+	return nil
 }
