@@ -28,9 +28,9 @@ type Config struct {
 	// forgets it, and an older snapshot whose statement has not expired is
 	// accepted again.
 	Record string
-	// Exempt are the types whose resources need not be in the seal. Only
-	// endpoints can be exempt: the sealed cluster still says which SPIFFE ID
-	// has to answer there.
+	// Exempt are the types whose resources need not be in the seal; those that
+	// are in it have to be as they are there. Only endpoints can be exempt: the
+	// sealed cluster still says which SPIFFE ID has to answer there.
 	Exempt []snapshot.TypeURL
 }
 

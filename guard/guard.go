@@ -183,14 +183,15 @@ func (u *update) first() string {
 }
 
 // checkAdded holds that a resource is what the seal lists, name for name and
-// byte for byte.
+// byte for byte. Of an exempt type, what the seal does not list passes; what it
+// lists has a seal, and needs to be that: the cluster of endpoints on this host,
+// for one, need not ask who answers.
 func (u *update) checkAdded(r Resource) error {
 	if u.isCarrier(r.Name) {
 		return nil // verified by itself, in adoptable
 	}
-	exempt := slices.Contains(u.guard.config.Exempt, u.url)
 	want, listed := u.sealed.Hash(u.url, r.Name)
-	if !listed && !exempt {
+	if !listed && !slices.Contains(u.guard.config.Exempt, u.url) {
 		return u.refuse(CodeUnlisted, r.Name, "the seal of proxy %s does not list it", u.guard.config.Proxy)
 	}
 	name, got, err := identify(u.url, r.Body, want)
@@ -199,7 +200,7 @@ func (u *update) checkAdded(r Resource) error {
 		return u.refuse(CodeUnreadable, r.Name, "%v", err)
 	case name != r.Name:
 		return u.refuse(CodeMisnamed, r.Name, "the resource calls itself %q", plain(name, maxShownName))
-	case got != want && !exempt:
+	case listed && got != want:
 		return u.refuse(CodeChanged, r.Name, "it is %s, and the seal lists %s", got, want)
 	}
 	return nil
@@ -209,9 +210,6 @@ func (u *update) checkAdded(r Resource) error {
 func (u *update) checkRemoved(name string) error {
 	if u.isCarrier(name) {
 		return u.refuse(CodeCarrierRemoved, name, "a seal is not taken away")
-	}
-	if slices.Contains(u.guard.config.Exempt, u.url) {
-		return nil
 	}
 	if _, listed := u.sealed.Hash(u.url, name); listed {
 		return u.refuse(CodeRemoved, name, "the seal of proxy %s lists it", u.guard.config.Proxy)

@@ -319,15 +319,19 @@ func TestExpiry(t *testing.T) {
 }
 
 // TestExemptEndpoints: endpoints from elsewhere pass, if they are endpoints and
-// what they say they are; everything else is as ever.
+// what they say they are; those that are sealed, and everything else, are as
+// ever.
 func TestExemptEndpoints(t *testing.T) {
 	w := newWorld(t, "", snapshot.EndpointType)
 	s := w.seal(guardtest.Options{})
 	w.take(s)
 	other := &endpointv3.ClusterLoadAssignment{ClusterName: "b", NamedEndpoints: map[string]*endpointv3.Endpoint{"x": {}}}
-	if err := w.Validate(snapshot.EndpointType, guardtest.Wrap(t, other), []string{"a"}); err != nil {
+	if err := w.Validate(snapshot.EndpointType, guardtest.Wrap(t, other, s.Resources[2]), []string{"c"}); err != nil {
 		t.Fatal(err)
 	}
+	moved := &endpointv3.ClusterLoadAssignment{ClusterName: "a", NamedEndpoints: map[string]*endpointv3.Endpoint{"x": {}}}
+	w.wantCode(w.Validate(snapshot.EndpointType, guardtest.Wrap(t, moved), nil), guard.CodeChanged, "a")
+	w.wantCode(w.Validate(snapshot.EndpointType, nil, []string{"a"}), guard.CodeRemoved, "a")
 	for code, f := range map[guard.Code]func(*guard.Resource){
 		guard.CodeTTL:        func(r *guard.Resource) { r.HasTTL = true },
 		guard.CodeMisnamed:   func(r *guard.Resource) { r.Name = "a" },
