@@ -22,6 +22,12 @@ func weak(fields string) string {
 	return downstream("require_client_certificate: true, common_tls_context: {" + trustBundle + ", " + fields + "}")
 }
 
+// fromEDS makes a cluster ask for the endpoints of a name, beside those on
+// loopback that it holds. The mesh has endpoints of the name eds.
+func fromEDS(name string) string {
+	return "type: EDS\neds_cluster_config: {service_name: " + name + ", eds_config: {ads: {}}}"
+}
+
 // away is an endpoint on another host.
 const away = "[{lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.9, port_value: 8443}}}}]}]"
 
@@ -52,6 +58,7 @@ var weakCases = []guardCase{
 		hooks{"#chain": downstream("require_client_certificate: true, common_tls_context: {combined_validation_context: {default_validation_context: {trust_chain_verification: ACCEPT_UNTRUSTED}, " + trustBundle + "}}")}, nil},
 	{"UPSTREAM_NOT_TLS", "app", "transport_socket", hooks{"#endpoint": away},
 		hooks{"#endpoint": "[{lb_endpoints: [{endpoint: {address: {pipe: {path: /run/app.sock}}}}, {endpoint: {address: {socket_address: {address: localhost, port_value: 1}}}}]}]"}},
+	{"UPSTREAM_NOT_TLS", "app", "transport_socket", hooks{"#cluster": fromEDS("app")}, hooks{"#cluster": fromEDS("eds")}},
 	{"UPSTREAM_NOT_TLS", "app", "transport_socket", hooks{"#cluster": "type: ORIGINAL_DST", "#endpoint": "[]"}, nil},
 	{"UPSTREAM_NOT_TLS", "app", "transport_socket",
 		hooks{"#endpoint": "[{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}, additional_addresses: [{address: {socket_address: {address: 10.0.0.1, port_value: 1}}}]}}]}]"}, nil},
@@ -80,6 +87,9 @@ var weakCases = []guardCase{
 	{"UPSTREAM_NAME_CHOSEN", "app", "auto_sni_san_validation",
 		hooks{"#cluster": protocolOptions("auto_sni: true") + "\n" + upstreamTLS("auto_sni_san_validation: true, common_tls_context: {"+trustBundle+"}")},
 		hooks{"#endpoint": away, "#cluster": upstreamTLS("sni: app.test, auto_sni_san_validation: true, common_tls_context: {"+trustBundle+"}") + "\n" + protocolOptions("auto_san_validation: true")}},
+	{"UPSTREAM_NAME_CHOSEN", "app", "auto_host_sni",
+		hooks{"#cluster": fromEDS("app") + "\n" + upstreamTLS("auto_host_sni: true, auto_sni_san_validation: true, common_tls_context: {"+trustBundle+"}")},
+		hooks{"#cluster": fromEDS("eds") + "\n" + upstreamTLS("auto_host_sni: true, auto_sni_san_validation: true, common_tls_context: {"+trustBundle+"}")}},
 	{"UPSTREAM_NOT_VERIFIED", "app", "common_tls_context",
 		hooks{"#endpoint": away, "#cluster": upstreamTLS("auto_sni_san_validation: true, common_tls_context: {" + trustBundle + "}")},
 		hooks{"#endpoint": away, "#cluster": upstreamTLS("auto_host_sni: true, auto_sni_san_validation: true, common_tls_context: {" + trustBundle + "}")}},

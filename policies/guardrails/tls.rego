@@ -198,11 +198,23 @@ by_cluster := {n.value.cluster_name: n.value |
 	n.resource.type == load_assignment
 }
 
-addresses_of(cluster) := endpoints_of(cluster.load_assignment) if has(cluster, "load_assignment")
+addresses_of(cluster) := endpoints_of(cluster.load_assignment) if inline(cluster)
 
 addresses_of(cluster) := endpoints_of(by_cluster[asked_name(cluster)]) if {
-	not has(cluster, "load_assignment")
+	not inline(cluster)
 	by_cluster[asked_name(cluster)]
+}
+
+# inline: the cluster connects to the endpoints that it holds. One of EDS asks
+# for them, whatever it holds.
+inline(cluster) if {
+	has(cluster, "load_assignment")
+	cluster.type != "EDS"
+}
+
+inline(cluster) if {
+	has(cluster, "load_assignment")
+	not cluster.type
 }
 
 asked_name(cluster) := name if {
@@ -243,6 +255,16 @@ findings contains found("UPSTREAM_NAME_CHOSEN", n, ["auto_sni_san_validation"], 
 	some options in input.messages["envoy.config.core.v3.UpstreamHttpProtocolOptions"]
 	options.resource == n.resource
 	options.value.auto_sni
+}
+
+# An endpoint that a registry brings brings its hostname too.
+findings contains found("UPSTREAM_NAME_CHOSEN", n, ["auto_host_sni"], "the endpoints say whom the backend must prove to be, and the snapshot does not hold them") if {
+	some n in input.messages[upstream_tls]
+	n.value.auto_sni_san_validation
+	n.value.auto_host_sni
+	some c in input.messages[cluster_type]
+	c.resource == n.resource
+	not addresses_of(c.value)
 }
 
 findings contains found("TLS_WEAK", n, [field], sprintf("%s is broken or out of date; TLS 1.2 is the least", [n.value[field]])) if {
