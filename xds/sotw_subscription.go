@@ -43,8 +43,10 @@ type holding struct {
 	sent  *resource // what it was told last; nil: that there is none
 	seq   uint64    // the response that said so
 	state entryState
-	// accepted is what it acknowledged last; nil: nothing.
+	// accepted is what it acknowledged last; nil: nothing since it was told, by
+	// the response gone, that there is none.
 	accepted *resource
+	gone     uint64
 	// may are all that may be in force: accepted, and all that was sent since.
 	may []*resource
 	// foreign: also what the client had when it came back.
@@ -137,7 +139,7 @@ func (sub *worldSub) record(o *worldAnswer) {
 	}
 	for _, name := range o.gone {
 		h := sub.has[name]
-		h.sent, h.seq, h.state, h.accepted = nil, o.seq, stateSent, nil
+		h.sent, h.seq, h.state, h.accepted, h.gone = nil, o.seq, stateSent, nil, o.seq
 	}
 }
 
@@ -192,6 +194,9 @@ func (sub *worldSub) ack(o *worldAnswer) {
 }
 
 func (h *holding) accept(r *resource, seq uint64) {
+	if seq < h.gone {
+		return
+	}
 	h.accepted, h.foreign = r, false
 	if h.seq == seq {
 		h.state, h.may = stateAcked, []*resource{r}
