@@ -122,9 +122,10 @@ func (g gitSource) check() []error {
 	refuse(s.SSH == "" && s.OpenPGP == "" && s.Unsigned == "", ".signers: name a list, ssh or openpgp, or say unsigned: allow; there is no default for whose commits to trust")
 	refuse(s.Unsigned != "" && s.Unsigned != "allow", ".signers.unsigned: allow, or nothing")
 	refuse(s.Unsigned != "" && (s.SSH != "" || s.OpenPGP != ""), ".signers: unsigned: allow and a list contradict each other; remove one")
+	refuse(s.Unsigned != "" && (s.Require != requireCommit || s.History != historyTip), ".signers: with unsigned: allow no signature is looked at; remove require and history")
 	refuse(s.Require != requireCommit && s.Require != requireTag, ".signers.require: commit or tag")
 	refuse(s.History != historyTip && s.History != historyEvery, ".signers.history: tip or every")
 	refuse(s.Require == requireTag && g.Ref == "", ".signers.require: a tag is named by ref")
-	refuse(g.URL == "" && (g.HTTPS != httpsRemote{} || g.SSH != sshRemote{}), ": https and ssh are for a url")
+	refuse(g.URL == "" && (g.HTTPS != httpsRemote{} || g.SSH != sshRemote{} || g.Limits != defaultGit().Limits), ": https, ssh and limits are for a url")
 	return errs
 }

@@ -40,7 +40,7 @@ repository, or wrong usage.`,
 			}
 			found, err := mesh.LintRepository(fsys, at)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w; --repo names the folder with meshseal.yaml, and meshseal init makes one", repo, err)
 			}
 			if err := format.write(c.OutOrStdout(), found, repo); err != nil {
 				return err

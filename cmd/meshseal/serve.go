@@ -27,8 +27,8 @@ func serveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve --config FILE",
 		Short: "Serve a snapshot over xDS and answer ext_authz",
-		Long: `Serve the snapshot in force over xDS (ADS, delta) and answer ext_authz for every
-request and connection. docs/serve.md describes the configuration; each single
+		Long: `Serve the snapshot in force over xDS (ADS, delta and state of the world) and
+answer ext_authz for every request and connection. docs/serve.md describes the configuration; each single
 setting can also be given as MESHSEAL_<PATH> in the environment or by --set.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

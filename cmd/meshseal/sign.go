@@ -65,6 +65,8 @@ func (s *signing) check() error {
 		return errors.New("--public goes with --signer and with --attach, and they with it: a signature that comes from elsewhere is verified before it is written")
 	case s.signer == "" && len(s.signerArgs) > 0:
 		return errors.New("--signer-arg goes with --signer")
+	case s.signer == "" && s.timeout != defaultSignTimeout:
+		return errors.New("--signer-timeout goes with --signer")
 	case s.timeout <= 0 || s.timeout > maxSignTimeout:
 		return fmt.Errorf("--signer-timeout: above 0, up to %v", maxSignTimeout)
 	}

@@ -44,6 +44,8 @@ func (c signingConfig) check() error {
 		return errors.New("signing: a git source is signed by this server; name exactly one of signing.key (meshseal keygen makes one) and signing.signer (a program that signs, see docs/signing.md)")
 	case (len(c.Signer) > 0) != (c.Public != ""):
 		return errors.New("signing: signer and public go together: what the program returns is verified with that public key")
+	case c.Key != "" && c.Timeout != 0:
+		return errors.New("signing.timeout: only a program that signs, signing.signer, has one; remove timeout")
 	case c.Timeout < 0 || c.Timeout > maxSignTimeout:
 		return fmt.Errorf("signing.timeout: up to %v", maxSignTimeout)
 	}

@@ -54,7 +54,10 @@ func (a *adopter) adopt(candidate *snapshot.Snapshot, ancestry snapshot.Ancestry
 // issued in the future by this machine's clock ends the start: the clock is wrong.
 func (a *adopter) restore(now time.Time) error {
 	kept, err := a.store.Load(now)
-	if err != nil && (kept == nil || errors.Is(err, snapshot.ErrNotYetValid)) {
+	if kept != nil && errors.Is(err, snapshot.ErrNotYetValid) {
+		return fmt.Errorf("the snapshot kept in the state folder: %w: set the clock of this machine; if that was wrong before and is right now, see meshseal recover", err)
+	}
+	if err != nil && kept == nil {
 		return fmt.Errorf("the snapshot kept in the state folder: %w", err)
 	}
 	if err != nil {

@@ -101,7 +101,7 @@ func fetchStatus(ctx context.Context, address string) (*status, error) {
 	}
 	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("ask the server: %w", err)
+		return nil, fmt.Errorf("ask the server: %w; is meshseal serve running, and is --address its http address?", err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
