@@ -225,6 +225,7 @@ func TestWorldNackOfARemoval(t *testing.T) {
 	b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b")}}))
 	s := b.world("web")
 	had := s.Request(cds).Ack().GetVersionInfo()
+	s.Quiet()
 	b.Adopt(take(t, resources{"web": {cluster("a")}}))
 	s.Next(cds).Equals(cluster("a")).Nack(had, "I keep b")
 	s.Quiet()
@@ -241,19 +242,30 @@ func TestWorldNackOfARemoval(t *testing.T) {
 // What was taken away and comes again as it was is new to the client. It may
 // have had it once; rejected now, it is not sent again.
 func TestWorldNackOfWhatComesAgain(t *testing.T) {
-	b := serve(t)
-	b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b")}}))
-	s := b.world("web")
-	had := s.Request(cds).Ack().GetVersionInfo()
-	b.Adopt(take(t, resources{"web": {cluster("b")}}))
-	gone := s.Next(cds).Equals(cluster("b"))
-	b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b")}}))
-	again := s.Next(cds).Equals(cluster("a"), cluster("b"))
-	gone.Nack(had, "busy")
-	again.Nack(had, "a is bad now")
-	s.Quiet()
-	b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b"), cluster("c")}}))
-	s.Next(cds).Equals(cluster("b"), cluster("c")).Ack()
+	for name, late := range map[string]bool{"acknowledged before it went": false, "acknowledged after it went": true} {
+		t.Run(name, func(t *testing.T) {
+			b := serve(t)
+			b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b")}}))
+			s := b.world("web")
+			one := s.Request(cds)
+			if !late {
+				one.Ack()
+				s.Quiet()
+			}
+			b.Adopt(take(t, resources{"web": {cluster("b")}}))
+			gone := s.Next(cds).Equals(cluster("b"))
+			b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b")}}))
+			again := s.Next(cds).Equals(cluster("a"), cluster("b"))
+			if late {
+				one.Ack()
+			}
+			gone.Nack(one.GetVersionInfo(), "busy")
+			again.Nack(one.GetVersionInfo(), "a is bad now")
+			s.Quiet()
+			b.Adopt(take(t, resources{"web": {cluster("a"), cluster("b"), cluster("c")}}))
+			s.Next(cds).Equals(cluster("b"), cluster("c")).Ack()
+		})
+	}
 }
 
 // A rejection on a delta stream counts on one in the other form, and the other

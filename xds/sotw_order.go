@@ -156,12 +156,15 @@ func (w *world) keep(sub *worldSub, blamed []string) {
 // leave decides about what the client has and the view has not: make before
 // break.
 func (w *world) leave(p *worldPlan, sub *worldSub, set *resourceSet) {
-	kept := len(p.list)
-	for _, name := range slices.Sorted(maps.Keys(sub.has)) {
-		h := sub.has[name]
-		if set.get(name) != nil {
-			continue
+	kept, names := len(p.list), []string(nil)
+	for name := range sub.has {
+		if set.get(name) == nil {
+			names = append(names, name)
 		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		h := sub.has[name]
 		if h.sent == nil {
 			// It was told, and has not answered, or did not accept it.
 			p.due = p.due || h.state == stateNacked && sub.refused != w.view.root

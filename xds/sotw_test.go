@@ -503,6 +503,25 @@ func TestWorldNamedListenerThatIsHeldIsNotSaidNotToExist(t *testing.T) {
 	made := s.Request(cds, "x", "y").Equals(cluster("x"), cluster("y"))
 	s.Subscribe(lds, "a", "c")
 	s.Quiet()
+	// Neither does it when another one could be sent.
+	a = tcpListener(t, "a", "x", pipe("/run/changed"))
+	b.Adopt(take(t, resources{"web": {cluster("x"), cluster("y"), a, c}}))
+	s.Quiet()
 	made.Ack()
 	s.Next(lds).Equals(a, c).Ack()
+}
+
+func TestWorldRouteThatIsHeldIsAnsweredWhenItComes(t *testing.T) {
+	b := serve(t)
+	b.Adopt(take(t, resources{"web": {cluster("x"), cluster("y"), routes("r", "x"), routes("s", "y")}}))
+	s := b.world("web")
+	s.Request(cds).Ack()
+	s.Request(rds, "r").Ack()
+	b.Adopt(take(t, resources{"web": {cluster("x"), changed("y"), routes("r", "x"), routes("s", "y")}}))
+	made := s.Next(cds)
+	s.Subscribe(rds, "r", "s")
+	s.Quiet()
+	made.Ack()
+	s.Next(rds).Equals(routes("s", "y")).Ack()
+	s.Quiet()
 }
