@@ -220,6 +220,11 @@ func TestGuardRefusesWhatIsNotSealed(t *testing.T) {
 
 	// After all of that, the next snapshot is accepted as if nothing had been.
 	g.rogue.accepted(of(t, snapshot.ClusterType, next.Carriers(t)...), of(t, snapshot.RouteType, next.Of(snapshot.RouteType)...))
+
+	// And what the one before listed is not sealed any more, nor is its seal.
+	runs = g.running()
+	g.refused(of(t, snapshot.RouteType, s.Of(snapshot.RouteType)...), "RESOURCE_CHANGED", runs)
+	g.refused(carriers(s), "ROLLBACK", runs)
 }
 
 // codes are those of the guard.
