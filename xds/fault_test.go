@@ -10,7 +10,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"meshseal/identity"
@@ -26,13 +25,6 @@ func numbered(n int) []string {
 		names[i] = fmt.Sprint("n", i)
 	}
 	return names
-}
-
-func wantStatus(t *testing.T, err error, code codes.Code, word string) {
-	t.Helper()
-	if status.Code(err) != code || !strings.Contains(err.Error(), word) {
-		t.Errorf("the stream ended with %v, want %v with %q", err, code, word)
-	}
 }
 
 func TestResetMidResponse(t *testing.T) {
