@@ -138,6 +138,9 @@ commit instead.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			fsys := os.DirFS(repo)
+			if _, err := os.Stat(repo); err != nil {
+				return fmt.Errorf("%w: --repo names a mesh repository, and meshseal init makes one", err)
+			}
 			if commit != "" {
 				source, err := gitsource.Open(repo, commit)
 				if err != nil {

@@ -159,6 +159,7 @@ func writeStatus(w io.Writer, s *status) error {
 	for _, p := range s.Proxies {
 		fmt.Fprintf(t, "%s\t%s\t\t\t\n", p.Proxy, p.State)
 		for _, stream := range p.Streams {
+			fmt.Fprintf(t, "\t%s\tstream\t%s\t\n", stream.State, believes(stream))
 			for _, ty := range stream.Types {
 				nack := ""
 				if ty.Nack != nil {
@@ -169,4 +170,13 @@ func writeStatus(w io.Writer, s *status) error {
 		}
 	}
 	return t.Flush()
+}
+
+// believes says what checks what a stream brings, by what the client says of
+// itself.
+func believes(s xds.StreamStatus) string {
+	if s.Node.Guard == "" {
+		return string(s.Variant) + ", no guard"
+	}
+	return string(s.Variant) + ", guard " + s.Node.Guard
 }

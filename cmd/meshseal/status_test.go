@@ -1,8 +1,10 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
+	"meshseal/snapshot"
 	"meshseal/xds"
 )
 
@@ -29,5 +31,29 @@ func TestStatusExitCode(t *testing.T) {
 		if got := s.healthy(); got != c.want {
 			t.Errorf("%s: healthy is %v", name, got)
 		}
+	}
+}
+
+// TestStatusShowsWhoHasNoGuard: an operator sees which Envoys believe whoever
+// answers on their stream, and what one of them rejected.
+func TestStatusShowsWhoHasNoGuard(t *testing.T) {
+	s := &status{Snapshot: &snapshotStatus{}, Proxies: []xds.ProxyStatus{{Proxy: "web", State: xds.Mixed, Streams: []xds.StreamStatus{
+		{Variant: xds.Delta, State: xds.Synced, Node: xds.Node{Guard: "v1"}},
+		{Variant: xds.Delta, State: xds.Mixed, Types: []xds.TypeStatus{
+			{Type: snapshot.ListenerType, State: xds.Mixed, Nack: &xds.Nack{Text: "the port is taken"}},
+		}},
+		{Variant: xds.StateOfTheWorld, State: xds.Pending},
+	}}}}
+	var text strings.Builder
+	if err := writeStatus(&text, s); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(text.String()) {
+		got = append(got, strings.Join(strings.Fields(line), " "))
+	}
+	want := "web mixed|synced stream delta, guard v1|mixed stream delta, no guard|mixed Listener the port is taken|pending stream state of the world, no guard"
+	if all := strings.Join(got, "|"); !strings.HasSuffix(all, want) {
+		t.Errorf("the table ends otherwise than in %q:\n%s", want, text.String())
 	}
 }
