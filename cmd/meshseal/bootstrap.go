@@ -106,7 +106,7 @@ func (g *guardFlags) register(c *cobra.Command) {
 // guard is nil where none is wanted. There is no default: who is trusted is
 // said, and so is that nobody checks.
 func (g *guardFlags) guard() (*bootstrap.Guard, error) {
-	more := len(g.keys) > 0 || len(g.exempt) > 0 || g.record != ""
+	more := len(g.keys) > 0 || len(g.exempt) > 0 || g.record != "" || g.threshold != 1
 	switch {
 	case g.without && (g.file != "" || more):
 		return nil, errors.New("--without-guard stands beside flags of the guard: give one or the other")
