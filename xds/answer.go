@@ -97,6 +97,9 @@ func (sub *subscription) reject(o *outstanding, text string, now time.Time) *Nac
 	if len(n.Blamed) == 0 {
 		n.Blamed = all
 	}
+	for name := range sub.odd {
+		sub.settle(name)
+	}
 	sub.nack = n
 	return n
 }

@@ -105,6 +105,7 @@ type model struct {
 	// force is what the client has in force.
 	force    map[snapshot.TypeURL]map[string]*discoveryv3.Resource
 	asked    map[snapshot.TypeURL]bool
+	tables   map[string]bool // route tables that the client asks for
 	rejected map[string]bool // type, name and version that may not come again
 }
 
@@ -155,7 +156,7 @@ func (m *model) open() {
 	}
 	m.unread = map[snapshot.TypeURL][]*discoveryv3.DeltaDiscoveryResponse{}
 	m.asked = map[snapshot.TypeURL]bool{}
-	m.server.timing.settle = time.Hour
+	m.server.timing.settle, m.server.timing.retry = time.Hour, 0
 }
 
 // ask sends the first request for the next type, with what the client has.
@@ -173,10 +174,31 @@ func (m *model) ask() {
 	}
 	req := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: string(typ), InitialResourceVersions: has}
 	if typ == rds {
+		m.tables = map[string]bool{"r0": true, "r1": true}
 		req.ResourceNamesSubscribe = []string{"r0", "r1"}
 	}
 	if len(m.asked) == len(modelled) {
 		m.server.timing.settle = 0
+	}
+	m.read(req)
+}
+
+// turn asks for a route table, again if it does already, or not any more.
+func (m *model) turn(name string, on bool) {
+	req := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: string(rds)}
+	switch {
+	case !m.asked[rds]:
+		return
+	case on:
+		m.tables[name] = true
+		req.ResourceNamesSubscribe = []string{name}
+	default:
+		delete(m.tables, name)
+		delete(m.force[rds], name)
+		for _, r := range m.unread[rds] { // comes too late
+			r.Resources = slices.DeleteFunc(r.GetResources(), func(res *discoveryv3.Resource) bool { return res.GetName() == name })
+		}
+		req.ResourceNamesUnsubscribe = []string{name}
 	}
 	m.read(req)
 }
@@ -214,6 +236,18 @@ func (m *model) advance() {
 		m.unread[typ] = append(m.unread[typ], r)
 	}
 	m.wire.sent = nil
+}
+
+// refuse is the answer of a guard to the oldest response of a type. Nothing of
+// the response is applied.
+func (m *model) refuse(typ snapshot.TypeURL) {
+	if len(m.unread[typ]) == 0 {
+		return
+	}
+	r := m.unread[typ][0]
+	m.unread[typ] = m.unread[typ][1:]
+	m.read(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: string(typ), ResponseNonce: r.GetNonce(),
+		ErrorDetail: &rpcstatus.Status{Message: "meshseal guard: STATEMENT_EXPIRED: c0, l0 and r0"}})
 }
 
 // answer takes the oldest response of a type, or rejects it with an apply in
@@ -295,11 +329,13 @@ func (m *model) settle() {
 
 func (m *model) equal() {
 	for _, typ := range modelled {
-		set := m.stream.caller.proxy.delta(typ)
-		if len(set.list) != len(m.force[typ]) {
-			m.t.Fatalf("the client has %d resources of %s, want %d", len(m.force[typ]), typ, len(set.list))
+		want := slices.DeleteFunc(slices.Clone(m.stream.caller.proxy.delta(typ).list), func(r *resource) bool {
+			return typ == rds && !m.tables[r.name]
+		})
+		if len(want) != len(m.force[typ]) {
+			m.t.Fatalf("the client has %d resources of %s, want %d", len(m.force[typ]), typ, len(want))
 		}
-		for _, r := range set.list {
+		for _, r := range want {
 			if got := m.force[typ][r.name]; got.GetVersion() != r.version {
 				m.t.Fatalf("the client has another version of %s %q", typ, r.name)
 			}
@@ -307,6 +343,16 @@ func (m *model) equal() {
 	}
 	if p := m.server.Status()[1]; p.State != Synced {
 		m.t.Fatalf("the client has it all, and the status is %+v", p)
+	}
+}
+
+// slim holds that a client that has all that it asked for costs nothing.
+func (m *model) slim() {
+	for _, sub := range m.stream.subs {
+		if sub.answered && len(sub.outstanding) == 0 && len(sub.held)+len(sub.withheld) == 0 && sub.status(m.stream.view.root, m.stream.caller.proxy.delta(sub.typ)).State == Synced &&
+			(len(sub.odd) > 0 || sub.told != 0 || sub.base != m.stream.caller.proxy.delta(sub.typ)) {
+			m.t.Fatalf("a client that is synced has %d exceptions of %s", len(sub.odd), sub.typ)
+		}
 	}
 }
 
@@ -322,12 +368,17 @@ func TestAnySequence(t *testing.T) {
 					"take":   func(rt *rapid.T) { m.answer(types.Draw(rt, "type"), true) },
 					"settle": func(*rapid.T) { m.settle() },
 					"reopen": func(*rapid.T) { m.open() },
+					"turn": func(rt *rapid.T) {
+						m.turn(rapid.SampledFrom([]string{"r0", "r1", "r2"}).Draw(rt, "table"), rapid.Bool().Draw(rt, "on"))
+					},
+					"refuse": func(rt *rapid.T) { m.refuse(types.Draw(rt, "type")) },
 				}
 				if rejects {
 					actions["reject"] = func(rt *rapid.T) { m.answer(types.Draw(rt, "type"), false) }
 				}
 				rt.Repeat(actions)
 				m.settle()
+				m.slim()
 				if rejects {
 					// All that was rejected has a newer version now.
 					m.adopt("next")

@@ -33,8 +33,8 @@ func (st *stream) plan(sub *subscription) plan {
 	sub.held, sub.withheld = nil, nil
 	set, refused := st.caller.proxy.delta(sub.typ), st.refused()
 	present, absent := sub.candidates(set)
-	p.whole = sub.base == nil && len(sub.odd) == 0
-	if p.whole && len(refused)+len(sub.resend) == 0 && st.free(sub.typ) {
+	p.whole = sub.base == nil && len(sub.odd)+len(sub.resend) == 0
+	if p.whole && len(refused) == 0 && st.free(sub.typ) {
 		p.updates, p.removals = present, absent
 		return p
 	}
@@ -153,7 +153,7 @@ func (st *stream) gone(sub *subscription, name string) bool {
 	case e == nil:
 		return false
 	}
-	rejected := e.version == "" && e.state == stateNacked && (e.refused != st.view.root || again)
+	rejected := e.version == "" && e.state == stateNacked && e.refused != st.view.root
 	return (e.version != "" || rejected) && st.removable(sub, name)
 }
 
@@ -295,8 +295,9 @@ func (st *stream) rewarm(updates []*resource) {
 	if clusters.base == nil && len(clusters.odd) == 0 {
 		return // it knows none
 	}
+	set := st.caller.proxy.set(snapshot.EndpointType)
 	for _, r := range updates {
-		if r.typ != snapshot.ClusterType || r.endpoints == "" || endpoints.requested && !endpoints.wants(r.endpoints) {
+		if r.typ != snapshot.ClusterType || set.get(r.endpoints) == nil || endpoints.requested && !endpoints.wants(r.endpoints) {
 			continue
 		}
 		if e := clusters.find(r.name); e != nil && e.version != "" {

@@ -67,8 +67,10 @@ func (o *outstanding) carries() bool {
 // patience is when a stream sends again what a guard refused: after a while,
 // each time a longer one, and at once when there is another seal to judge it by.
 type patience struct {
-	next  time.Time     // by the runtime's clock; zero is: nothing was refused
+	next  time.Time     // by the runtime's clock; zero is: not by itself
 	delay time.Duration // before next
+	// open: something is refused.
+	open bool
 }
 
 // maxPatience is the longest that what a guard refused waits.
@@ -76,13 +78,13 @@ const maxPatience = 5 * time.Minute
 
 func (p *patience) refused(first time.Duration) {
 	p.delay = min(max(2*p.delay, first), maxPatience)
-	p.next = time.Now().Add(p.delay)
+	p.next, p.open = time.Now().Add(p.delay), true
 }
 
 // hurry: the guard took a carrier, or gets another one, and may judge
 // differently now.
 func (p *patience) hurry() {
-	if p.delay = 0; !p.next.IsZero() {
+	if p.delay = 0; p.open {
 		p.next = time.Now()
 	}
 }
@@ -93,11 +95,17 @@ func (st *stream) appeal() {
 	if st.guard.next.IsZero() || time.Now().Before(st.guard.next) {
 		return
 	}
-	st.guard.next = time.Time{}
+	st.guard.next, st.guard.open = time.Time{}, false
 	for _, sub := range st.order {
+		set := st.caller.proxy.delta(sub.typ)
 		for name, e := range sub.odd {
-			if e != nil && e.lapses && e.state == stateNacked {
+			switch {
+			case e == nil || !e.lapses || e.state != stateNacked:
+			case set.get(name) != nil:
 				sub.again(name)
+			default:
+				e.refused = ""       // a removal waits for what it always waits for
+				st.guard.open = true // and may turn into something else meanwhile
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package xds
 import (
 	"slices"
 	"testing"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"meshseal/guard"
 	"meshseal/snapshot"
 	"meshseal/xds/xdstest"
 )
@@ -170,4 +172,95 @@ func TestNothingComesBeforeTheSealToAGuard(t *testing.T) {
 	s = back()
 	s.Next(cds).Equals(statement, list)
 	s.Next(eds).Equals(endpoints("e", pipe("/run/e")))
+}
+
+// notYet is the NACK of a guard whose clock is not right.
+const notYet = "meshseal guard: STATEMENT_NOT_YET_VALID: Cluster meshseal-statement: the statement is not valid before tomorrow; nothing is in force"
+
+func TestStatementThatTheGuardRefusedIsSentAgain(t *testing.T) {
+	b := serve(t)
+	b.timing.retry = 50 * time.Millisecond
+	a, in := cluster("a"), tcpListener(t, "in", "z", pipe("/run/in"))
+	snap := take(t, resources{"web": {a, in}})
+	b.Adopt(snap)
+	statement, list := carriers(t, snap, "web")
+	s := b.open("web").ShowCarriers()
+	s.Send(&discoveryv3.DeltaDiscoveryRequest{Node: guarded(t), TypeUrl: string(cds)})
+	s.Next(cds).Equals(statement, list, a).Nack(notYet)
+	s.Next(cds).Equals(statement, list, a).Nack(notYet)
+	// Another type is refused as long as there is no seal.
+	s.Request(lds).Equals(in).Nack("meshseal guard: SEAL_MISSING: Listener in: no seal was accepted yet; nothing is in force")
+	s.Next(cds).Equals(statement, list, a)
+	if p := b.proxy("web"); p.State == Synced || len(p.Rejections) != 0 {
+		t.Errorf("the proxy is %+v, want nothing rejected for good", p)
+	}
+}
+
+func TestWhatTheGuardRefusedComesWithTheNextSeal(t *testing.T) {
+	b := serve(t)
+	b.timing.retry = time.Hour
+	a, in := cluster("a"), tcpListener(t, "in", "z", pipe("/run/in"))
+	snap, renew := issue(t, resources{"web": {a, in}})
+	b.Adopt(snap)
+	s := b.open("web").ShowCarriers()
+	s.Send(&discoveryv3.DeltaDiscoveryRequest{Node: guarded(t), TypeUrl: string(cds)})
+	s.Next(cds).Ack()
+	s.Request(lds).Equals(in).Nack("meshseal guard: STATEMENT_EXPIRED: Listener in: it expired; in force is something")
+	s.Quiet()
+	if p := b.proxy("web"); p.State != Mixed || p.Streams[0].Types[1].Nack == nil || len(p.Rejections) != 0 {
+		t.Errorf("the proxy is %+v, want the refusal shown and nothing rejected for good", p)
+	}
+	// A renewal: the statement, and behind it what was refused.
+	snap = renew()
+	b.Adopt(snap)
+	statement, _ := carriers(t, snap, "web")
+	s.Next(cds).Equals(statement).Nack(notYet)
+	s.Next(lds).Equals(in).Nack("meshseal guard: STATEMENT_EXPIRED: Listener in: it expired; in force is something")
+	s.Quiet()
+	// And the seal as a whole, once it had been refused.
+	snap = renew()
+	b.Adopt(snap)
+	statement, _ = carriers(t, snap, "web")
+	s.Next(cds).Equals(statement).Ack()
+	s.Next(lds).Equals(in).Ack()
+	s.Quiet()
+	if p := b.proxy("web"); p.State != Synced || len(p.Rejections) != 0 {
+		t.Errorf("the proxy is %+v, want it synced", p)
+	}
+}
+
+func TestWhatEnvoyRejectsBesideASealIsNotSentAgain(t *testing.T) {
+	b := serve(t)
+	b.timing.retry = time.Millisecond
+	snap, renew := issue(t, resources{"web": {cluster("a"), cluster("bad")}})
+	b.Adopt(snap)
+	s := b.open("web").ShowCarriers()
+	s.Send(&discoveryv3.DeltaDiscoveryRequest{Node: guarded(t), TypeUrl: string(cds)})
+	s.Next(cds).Nack("Error adding/updating cluster(s) bad: no such transport socket")
+	s.Quiet()
+	snap = renew()
+	b.Adopt(snap)
+	statement, list := carriers(t, snap, "web")
+	s.Next(cds).Equals(statement).Ack()
+	s.Quiet()
+	if p := b.proxy("web"); p.State != Mixed || p.Streams[0].Seal != Mixed || len(p.Rejections) != 1 || p.Rejections[0].Resource != "bad" {
+		t.Errorf("the proxy is %+v, want one cluster rejected", p)
+	}
+	s.Close()
+	s = b.open("web").ShowCarriers()
+	s.Request(cds).Equals(statement, list, cluster("a")).Ack()
+}
+
+// The text of a guard's refusal is what it is known by.
+func TestRefusalOfAGuardIsKnown(t *testing.T) {
+	for _, r := range []*guard.Refusal{{Code: guard.CodeUnlisted, Type: lds, Name: "in"}, {Code: guard.CodeInternal}} {
+		if !fromGuard(r.Error()) {
+			t.Errorf("%q is not taken for a guard's", r)
+		}
+	}
+	for _, text := range []string{"", "Error adding/updating listener(s) meshseal: no", "meshseal-authz is bad"} {
+		if fromGuard(text) {
+			t.Errorf("%q is taken for a guard's", text)
+		}
+	}
 }

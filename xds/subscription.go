@@ -223,8 +223,7 @@ func (sub *subscription) record(o *outstanding, whole bool, set *resourceSet) {
 	}
 	if whole {
 		sub.base, sub.told = set, o.seq
-		sub.counted.set, sub.counted.n = set, len(o.updates)
-		if o.carries() {
+		if sub.counted.set, sub.counted.n = set, len(o.updates); sub.all || o.carries() {
 			sub.counted.set = nil
 		}
 		return
