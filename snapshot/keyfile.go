@@ -49,12 +49,19 @@ func ReadPrivateKey(path string) (*PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if mode := info.Mode(); !mode.IsRegular() || mode.Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s: %w: its mode is %v; run: chmod 600 %s", path, ErrKeyMode, mode, path)
+	mode := info.Mode()
+	if !mode.IsRegular() {
+		return nil, fmt.Errorf("%s: %w: it is no regular file", path, ErrKeyMode)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
 		return nil, err
+	}
+	if _, err := ParsePublicKey(text); err == nil {
+		return nil, fmt.Errorf("%s: %w: it is a public key; name the private one", path, ErrKey)
+	}
+	if mode.Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s: %w: its mode is %v; run: chmod 600 %s", path, ErrKeyMode, mode, path)
 	}
 	k, err := ParsePrivateKey(text)
 	if err != nil {

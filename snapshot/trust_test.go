@@ -148,6 +148,8 @@ func TestKeysReadableByOthersAreRefused(t *testing.T) {
 	}
 	_, err := ReadPrivateKey(filepath.Dir(path))
 	wantCode(t, err, "KEY_MODE")
+	_, err = ReadPrivateKey(path + PublicKeySuffix)
+	wantCode(t, err, "KEY_INVALID")
 	if err := os.Chmod(path, 0o400); err != nil {
 		t.Fatal(err)
 	}
