@@ -20,8 +20,8 @@ type layout struct {
 }
 
 var layouts = []layout{
-	{name: "group", nodes: 1, updates: map[string]int{"meshseal": 5, "go-control-plane": 3}},
-	{name: "nodes", nodes: clients, updates: map[string]int{"meshseal": 3, "go-control-plane": 1}},
+	{name: "group", nodes: 1, updates: map[string]int{"meshseal": 8, "go-control-plane": 8}},
+	{name: "nodes", nodes: clients, updates: map[string]int{"meshseal": 4, "go-control-plane": 1}},
 }
 
 // figures are what was measured, by the name of the figure and the server.

@@ -41,7 +41,7 @@ func dial(socket, method string) (*call, error) {
 		return nil, err
 	}
 	c := &call{conn: conn, buf: new(bytes.Buffer)}
-	c.in = http2.NewFramer(nil, bufio.NewReaderSize(conn, 32<<10))
+	c.in = http2.NewFramer(nil, bufio.NewReaderSize(conn, 64<<10))
 	c.in.SetReuseFrames()
 	c.out = http2.NewFramer(c.buf, nil)
 	c.buf.WriteString(http2.ClientPreface)

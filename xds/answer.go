@@ -37,7 +37,9 @@ func (o *outstanding) names() iter.Seq[string] {
 func (sub *subscription) answer(nonce string) *outstanding {
 	for i, o := range sub.outstanding {
 		if o.nonce == nonce {
-			sub.outstanding = append(sub.outstanding[:i:i], sub.outstanding[i+1:]...)
+			if sub.outstanding = slices.Delete(sub.outstanding, i, i+1); len(sub.outstanding) == 0 {
+				sub.outstanding = nil
+			}
 			return o
 		}
 	}

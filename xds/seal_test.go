@@ -148,6 +148,7 @@ func TestNothingComesBeforeTheSealToAGuard(t *testing.T) {
 		has[name] = version
 	}
 	s.Close()
+	b.becomes("web", Disconnected)
 
 	// A client that comes back with them is sent at once what it asks for, and
 	// one that has those of an older snapshot gets the new ones first.
