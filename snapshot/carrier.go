@@ -33,18 +33,30 @@ type Carrier struct {
 // Carriers are the statement and the list of the seal, in the order in which
 // they are sent. A renewal of the statement changes the first one only.
 func (s Seal) Carriers() ([]Carrier, error) {
-	var all []Carrier
-	for _, part := range []struct {
-		name string
-		data []byte
-	}{{StatementCluster, s.Statement}, {SealCluster, s.List}} {
-		body, err := carrierBody(part.name, part.data)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, Carrier{Name: part.name, Hash: identity.SumDigest(body), Body: body})
+	statement, err := s.StatementCarrier()
+	if err != nil {
+		return nil, err
 	}
-	return all, nil
+	list, err := s.ListCarrier()
+	if err != nil {
+		return nil, err
+	}
+	return []Carrier{statement, list}, nil
+}
+
+// StatementCarrier is the first of Carriers. It is the same for all proxies of
+// a snapshot.
+func (s Seal) StatementCarrier() (Carrier, error) { return newCarrier(StatementCluster, s.Statement) }
+
+// ListCarrier is the second of Carriers.
+func (s Seal) ListCarrier() (Carrier, error) { return newCarrier(SealCluster, s.List) }
+
+func newCarrier(name string, data []byte) (Carrier, error) {
+	body, err := carrierBody(name, data)
+	if err != nil {
+		return Carrier{}, err
+	}
+	return Carrier{Name: name, Hash: identity.SumDigest(body), Body: body}, nil
 }
 
 // IsCarrier reports whether a cluster of that name is a carrier.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"maps"
 	"slices"
+	"sort"
 	"weak"
 
 	"meshseal/snapshot"
@@ -77,16 +78,8 @@ func sameClusters(proxies []snapshot.Proxy, old *view) bool {
 // entriesOf are the entries of a type. A snapshot has them sorted by type, then
 // by name.
 func entriesOf(entries []snapshot.Entry, t snapshot.TypeURL) []snapshot.Entry {
-	begin, _ := slices.BinarySearchFunc(entries, t, func(e snapshot.Entry, t snapshot.TypeURL) int {
-		if e.Type < t {
-			return -1
-		}
-		return 1
-	})
-	end := begin
-	for end < len(entries) && entries[end].Type == t {
-		end++
-	}
+	begin := sort.Search(len(entries), func(i int) bool { return entries[i].Type >= t })
+	end := begin + sort.Search(len(entries)-begin, func(i int) bool { return entries[begin+i].Type > t })
 	return entries[begin:end]
 }
 

@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -102,32 +101,19 @@ func (p *proxyView) seal(snap content, statement *shared[*resource]) (*resourceS
 		return nil, err
 	}
 	first, err := statement.get(func() (*resource, error) {
-		return carrier(snapshot.Seal{Statement: seal.Statement}, snapshot.StatementCluster)
+		c, err := seal.StatementCarrier()
+		return newCarrier(c), err
 	})
 	if err != nil {
 		return nil, err
 	}
-	second, err := carrier(snapshot.Seal{List: seal.List}, snapshot.SealCluster)
+	c, err := seal.ListCarrier()
 	if err != nil {
 		return nil, err
 	}
 	clusters := p.set(snapshot.ClusterType)
-	list := append(make([]*resource, 0, 2+len(clusters.list)), first, second)
+	list := append(make([]*resource, 0, 2+len(clusters.list)), first, newCarrier(c))
 	return &resourceSet{list: append(list, clusters.list...), carriers: 2, rest: clusters}, nil
-}
-
-// carrier is one of the carriers of a seal.
-func carrier(seal snapshot.Seal, name string) (*resource, error) {
-	all, err := seal.Carriers()
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range all {
-		if c.Name == name {
-			return newCarrier(c), nil
-		}
-	}
-	return nil, fmt.Errorf("a seal has no carrier %s", name)
 }
 
 // shared is a value that the first who needs it makes.
