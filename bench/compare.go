@@ -35,7 +35,7 @@ func (f figures) add(name, kind string, value float64) {
 }
 
 // compare measures in turns, so that both servers see the same machine.
-func compare(rounds int, budget time.Duration) error {
+func compare(rounds int, budget time.Duration, only string) error {
 	begin, longest := time.Now(), time.Duration(0)
 	f := figures{}
 	for round := range rounds {
@@ -45,6 +45,9 @@ func compare(rounds int, budget time.Duration) error {
 		}
 		at := time.Now()
 		for _, l := range layouts {
+			if only != "" && only != l.name {
+				continue
+			}
 			turn := slices.Clone(kinds)
 			if round%2 == 1 {
 				slices.Reverse(turn)
@@ -58,7 +61,7 @@ func compare(rounds int, budget time.Duration) error {
 		}
 		longest = max(longest, time.Since(at))
 	}
-	return report(f)
+	return report(f, only != "")
 }
 
 // run is one server with its clients.

@@ -32,6 +32,8 @@ const (
 	maxWindow = 1<<31 - 1
 	// refill is how much is received until the server is given it back.
 	refill = 1 << 28
+	// keep is how large a buffer a client keeps for the next message.
+	keep = 1 << 17
 )
 
 // dial opens a connection to a Unix socket and a stream of a method.
@@ -95,6 +97,9 @@ func (c *call) send(message []byte) error {
 
 // receive waits for the next message. It is valid until the next call.
 func (c *call) receive() ([]byte, error) {
+	if cap(c.body) > keep {
+		c.body = nil
+	}
 	message := c.body[:0]
 	for {
 		frame, err := c.in.ReadFrame()

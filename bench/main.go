@@ -20,6 +20,7 @@ func main() {
 	serve := flag.String("serve", "", "be this server, in the folder -dir, and take commands (the program starts itself so)")
 	dir := flag.String("dir", "", "folder of the sockets of -serve")
 	nodes := flag.Int("nodes", 1, "nodes of -serve")
+	only := flag.String("only", "", "measure only this layout, group or nodes; no bound is held then")
 	rounds := flag.Int("rounds", 3, "rounds of which the median counts")
 	budget := flag.Duration("budget", 200*time.Second, "begin no further round after this time")
 	flag.Parse()
@@ -28,7 +29,7 @@ func main() {
 		err = runServer(*serve, *dir, *nodes)
 	} else {
 		debug.SetGCPercent(400) // the clients are not what is measured
-		err = compare(*rounds, *budget)
+		err = compare(*rounds, *budget, *only)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
