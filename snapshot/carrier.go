@@ -3,10 +3,12 @@ package snapshot
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -87,18 +89,76 @@ func ReadCarrier(c *clusterv3.Cluster) ([]byte, error) {
 	return data.GetValue(), nil
 }
 
-// carrierBody writes the one cluster that carries data under a name.
-func carrierBody(name string, data []byte) ([]byte, error) {
+// carrierCluster is the one cluster that carries data under a name.
+func carrierCluster(name string, data []byte) (*clusterv3.Cluster, error) {
 	value, err := Canonical(wrapperspb.Bytes(data))
 	if err != nil {
 		return nil, err
 	}
-	return Canonical(&clusterv3.Cluster{
+	return &clusterv3.Cluster{
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout:       durationpb.New(time.Second),
 		Metadata: &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{
-			MetadataNamespace: {TypeUrl: "type.googleapis.com/google.protobuf.BytesValue", Value: value},
+			MetadataNamespace: {TypeUrl: carrierValue, Value: value},
 		}},
-	})
+	}, nil
+}
+
+const carrierValue = "type.googleapis.com/google.protobuf.BytesValue"
+
+// carrierBody is the canonical form of carrierCluster. The data is written once
+// into it, instead of once into each of the five messages around it: there is a
+// list for every proxy, and lists are large.
+func carrierBody(name string, data []byte) ([]byte, error) {
+	before, after, err := carrierFrame(name)
+	if err != nil {
+		return nil, err
+	}
+	var heads [][]byte // of the messages, from the inside out
+	size := len(data)
+	within := func(field protowire.Number, prefix []byte) {
+		head := protowire.AppendTag(prefix, field, protowire.BytesType)
+		head = protowire.AppendVarint(head, uint64(size))
+		heads = append(heads, head)
+		size += len(head)
+	}
+	text := func(s string) []byte { return protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), s) }
+	if size > 0 {
+		within(1, nil)                // BytesValue.value
+		within(2, text(carrierValue)) // Any.value
+	} else {
+		heads, size = [][]byte{text(carrierValue)}, len(text(carrierValue))
+	}
+	within(2, text(MetadataNamespace)) // the map's entry
+	within(2, nil)                     // Metadata.typed_filter_metadata
+	within(25, nil)                    // Cluster.metadata
+	body := append(make([]byte, 0, len(before)+size+len(after)), before...)
+	for _, head := range slices.Backward(heads) {
+		body = append(body, head...)
+	}
+	return append(append(body, data...), after...), nil
+}
+
+// carrierFrame is what stands before and after the metadata of a carrier.
+func carrierFrame(name string) (before, after []byte, err error) {
+	c, err := carrierCluster(name, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.Metadata = nil
+	all, err := Canonical(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	// The encoder puts a oneof behind all other fields.
+	c.ClusterDiscoveryType = nil
+	if before, err = Canonical(c); err != nil {
+		return nil, nil, err
+	}
+	after, ok := bytes.CutPrefix(all, before)
+	if !ok {
+		return nil, nil, fmt.Errorf("%w: the fields of a carrier are not in the order that is written", ErrSeal)
+	}
+	return before, after, nil
 }

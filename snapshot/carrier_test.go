@@ -74,3 +74,24 @@ func TestCarrierWithMore(t *testing.T) {
 		})
 	}
 }
+
+// A carrier is put together by hand and has to be what the encoder writes.
+func TestCarrierIsCanonical(t *testing.T) {
+	for _, name := range []string{StatementCluster, SealCluster} {
+		for _, size := range []int{0, 1, 2, 60, 100, 127, 128, 129, 200, 16_383, 16_384, 16_500, 1 << 21, 1<<21 + 77} {
+			data := bytes.Repeat([]byte{0x80}, size)
+			c, err := carrierCluster(name, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := Canonical(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := carrierBody(name, data)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("%s of %d bytes is not in its canonical form (%v)", name, size, err)
+			}
+		}
+	}
+}
