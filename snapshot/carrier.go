@@ -123,7 +123,9 @@ func carrierBody(name string, data []byte) ([]byte, error) {
 		heads = append(heads, head)
 		size += len(head)
 	}
-	text := func(s string) []byte { return protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), s) }
+	text := func(s string) []byte {
+		return protowire.AppendString(protowire.AppendTag(nil, 1, protowire.BytesType), s)
+	}
 	if size > 0 {
 		within(1, nil)                // BytesValue.value
 		within(2, text(carrierValue)) // Any.value
