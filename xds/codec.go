@@ -24,7 +24,8 @@ import (
 // a copy a stream.
 //
 // A connection keeps small buffers, since most of the time nothing is said on
-// it: those for writing belong to all of them together.
+// it: those for writing belong to all of them together, as gRPC has it by
+// default.
 //
 // The keepalive ends a connection whose other end is gone or reads nothing, 40
 // seconds after its last sign of life.
@@ -36,7 +37,6 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(encproto.Name)}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.SharedWriteBuffer(true),
 		grpc.WriteBufferSize(64 << 10),
 		grpc.ReadBufferSize(8 << 10),
 	}

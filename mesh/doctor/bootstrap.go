@@ -162,6 +162,7 @@ func allPipes(c *clusterv3.Cluster) bool {
 			}
 			n++
 		}
+		//lint:ignore SA1019 an Envoy reads it still
 		if l.GetLoadBalancerEndpoints() != nil || l.GetLedsClusterLocalityConfig() != nil {
 			return false
 		}
