@@ -85,6 +85,10 @@ func measure(kind string, l layout, f figures) error {
 	}
 	defer s.stop()
 	r := &run{process: s, fleet: newFleet(dir, l.nodes), kind: kind, layout: l.name, f: f}
+	empty, err := r.ask("held")
+	if err != nil {
+		return err
+	}
 	if err := r.start(); err != nil {
 		return err
 	}
@@ -99,19 +103,20 @@ func measure(kind string, l layout, f figures) error {
 	if err := r.reconnect("reconnect", true); err != nil {
 		return err
 	}
+	// What the server holds for its clients, in configuration and in streams.
+	held, err := r.ask("held")
+	if err != nil {
+		return err
+	}
+	r.add("memory", float64(held-empty)/1024/clients)
 	return r.each((*client).disconnect)
 }
 
 func (r *run) add(name string, value float64) { r.f.add(name+"-"+r.layout, r.kind, value) }
 
 // start puts the first version in force and connects all clients, which have
-// nothing yet. What the server holds for them then, in configuration and in
-// streams, is the memory that counts.
+// nothing yet.
 func (r *run) start() error {
-	empty, err := r.ask("held")
-	if err != nil {
-		return err
-	}
 	if err := errors.Join(r.do("prepare 0"), r.do("adopt")); err != nil {
 		return err
 	}
@@ -125,11 +130,6 @@ func (r *run) start() error {
 		return err
 	}
 	r.add("reconnect", used.Seconds()*1000)
-	held, err := r.ask("held")
-	if err != nil {
-		return err
-	}
-	r.add("memory", float64(held-empty)/1024/clients)
 	return nil
 }
 
