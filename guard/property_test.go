@@ -5,10 +5,12 @@ import (
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 	"pgregory.net/rapid"
 
 	"meshseal/guard"
@@ -23,10 +25,12 @@ func TestGuardHashesAsTheServerDoes(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	key := guardtest.Key(t)
 	for name, base := range map[string]func() proto.Message{
-		"Cluster":               func() proto.Message { return &clusterv3.Cluster{} },
-		"ClusterLoadAssignment": func() proto.Message { return &endpointv3.ClusterLoadAssignment{} },
-		"Listener":              func() proto.Message { return &listenerv3.Listener{} },
-		"RouteConfiguration":    func() proto.Message { return &routev3.RouteConfiguration{} },
+		"Cluster": func() proto.Message { return &clusterv3.Cluster{Metadata: entries()} },
+		"ClusterLoadAssignment": func() proto.Message {
+			return &endpointv3.ClusterLoadAssignment{Endpoints: []*endpointv3.LocalityLbEndpoints{{Metadata: entries()}}}
+		},
+		"Listener":           func() proto.Message { return &listenerv3.Listener{Metadata: entries()} },
+		"RouteConfiguration": func() proto.Message { return &routev3.RouteConfiguration{Metadata: entries()} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			differing := 0
@@ -59,6 +63,16 @@ func TestGuardHashesAsTheServerDoes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// entries is a map with enough entries to come in another order, whatever is
+// generated beside it.
+func entries() *corev3.Metadata {
+	m := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{}}
+	for _, key := range []string{"a", "b", "c", "d", "e", "f"} {
+		m.FilterMetadata[key] = &structpb.Struct{}
+	}
+	return m
 }
 
 // Two resources that differ in anything do not have one hash.
