@@ -37,7 +37,6 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(encproto.Name)}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(8 << 10),
 	}
 }
