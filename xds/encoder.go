@@ -3,8 +3,10 @@ package xds
 import (
 	"encoding/binary"
 	"maps"
+	"runtime"
 	"slices"
 	"sort"
+	"sync"
 	"weak"
 
 	"meshseal/snapshot"
@@ -42,9 +44,9 @@ func (e *encoder) reset() {
 
 // begin takes over which clusters there are, and reports whether what the old
 // view has can be taken from it.
-func (e *encoder) begin(proxies []snapshot.Proxy, old *view) bool {
-	if sameClusters(proxies, old) {
-		return true
+func (e *encoder) begin(proxies []snapshot.Proxy, old *view, same []sameness) bool {
+	if len(proxies) == len(old.proxies) && !slices.ContainsFunc(same, func(s sameness) bool { return !s.clusters }) {
+		return true // the quick answer, where nearly nothing changed
 	}
 	clusters := map[string]struct{}{}
 	for _, p := range proxies {
@@ -60,19 +62,43 @@ func (e *encoder) begin(proxies []snapshot.Proxy, old *view) bool {
 	return false
 }
 
-// sameClusters is the quick answer where nearly nothing changed.
-func sameClusters(proxies []snapshot.Proxy, old *view) bool {
-	if len(proxies) != len(old.proxies) {
-		return false
+// sameness is what a proxy has as it had it in the view before.
+type sameness struct {
+	clusters bool   // the same names of clusters
+	types    uint64 // the same resources: a bit for each of typeOrder
+}
+
+var typeOrder = snapshot.Types()
+
+// compareProxies compares all proxies with what they had, on all processors:
+// in a large mesh it is most of the work of a snapshot that changes little.
+func compareProxies(proxies []snapshot.Proxy, old *view) []sameness {
+	same := make([]sameness, len(proxies))
+	var wait sync.WaitGroup
+	share := len(proxies)/runtime.GOMAXPROCS(0) + 1
+	for begin := 0; begin < len(proxies); begin += share {
+		wait.Go(func() {
+			for i := begin; i < min(begin+share, len(proxies)); i++ {
+				if was := old.proxies[proxies[i].Name]; was != nil {
+					same[i] = compareProxy(proxies[i], was)
+				}
+			}
+		})
 	}
-	for _, p := range proxies {
-		was := old.proxies[p.Name]
-		if was == nil || !slices.EqualFunc(entriesOf(p.Entries, snapshot.ClusterType), was.set(snapshot.ClusterType).list,
-			func(e snapshot.Entry, r *resource) bool { return e.Name == r.name }) {
-			return false
+	wait.Wait()
+	return same
+}
+
+func compareProxy(p snapshot.Proxy, was *proxyView) (s sameness) {
+	for i, t := range typeOrder {
+		if slices.EqualFunc(entriesOf(p.Entries, t), was.set(t).list,
+			func(e snapshot.Entry, r *resource) bool { return e.Hash == r.hash && e.Name == r.name }) {
+			s.types |= 1 << i
 		}
 	}
-	return true
+	s.clusters = slices.EqualFunc(entriesOf(p.Entries, snapshot.ClusterType), was.set(snapshot.ClusterType).list,
+		func(e snapshot.Entry, r *resource) bool { return e.Name == r.name })
+	return s
 }
 
 // entriesOf are the entries of a type. A snapshot has them sorted by type, then
@@ -86,16 +112,13 @@ func entriesOf(entries []snapshot.Entry, t snapshot.TypeURL) []snapshot.Entry {
 // set is the resources that a proxy has of a type. What was is its set of the
 // view before.
 func (e *encoder) set(snap content, entries []snapshot.Entry, was *resourceSet) *resourceSet {
-	if slices.EqualFunc(entries, was.list, func(e snapshot.Entry, r *resource) bool { return e.Name == r.name && e.Hash == r.hash }) {
-		return was
-	}
 	list, before := make([]*resource, 0, len(entries)), was.list
 	for _, entry := range entries {
-		for len(before) > 0 && before[0].name < entry.Name {
+		for len(before) > 0 && (before[0].hash != entry.Hash || before[0].name != entry.Name) && before[0].name <= entry.Name {
 			before = before[1:]
 		}
-		if len(before) > 0 && before[0].name == entry.Name && before[0].hash == entry.Hash {
-			list = append(list, before[0])
+		if len(before) > 0 && before[0].hash == entry.Hash && before[0].name == entry.Name {
+			list, before = append(list, before[0]), before[1:]
 			continue
 		}
 		if r := e.resource(snap, resourceKey{entry.Type, entry.Name, entry.Hash}); r != nil {

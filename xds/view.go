@@ -53,15 +53,18 @@ func newView(snap content, old *view) *view {
 		encoder:    old.encoder,
 	}
 	statement := new(shared[*resource])
-	kept := v.encoder.begin(proxies, old)
-	for _, p := range proxies {
+	same := compareProxies(proxies, old)
+	kept := v.encoder.begin(proxies, old, same)
+	for i, p := range proxies {
 		was := new(proxyView)
 		if o := old.proxies[p.Name]; o != nil && kept {
 			was = o
 		}
 		pv := &proxyView{name: p.Name, id: p.ID, sets: map[snapshot.TypeURL]*resourceSet{}}
-		for _, t := range snapshot.Types() {
-			pv.sets[t] = v.encoder.set(snap, entriesOf(p.Entries, t), was.set(t))
+		for k, t := range typeOrder {
+			if pv.sets[t] = was.set(t); !kept || same[i].types&(1<<k) == 0 {
+				pv.sets[t] = v.encoder.set(snap, entriesOf(p.Entries, t), was.set(t))
+			}
 		}
 		pv.sealed = sync.OnceValues(func() (*resourceSet, error) { return pv.seal(snap, statement) })
 		v.proxies[p.Name] = pv
