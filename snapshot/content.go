@@ -78,6 +78,8 @@ type Mesh struct {
 	// SDSCluster is the cluster of the bootstrap that serves certificates;
 	// the only place besides the ADS stream that a resource may point to.
 	SDSCluster string
+	// Evidence is about sources of evidence beside the SPIFFE ID's path.
+	Evidence EvidenceSettings
 }
 
 // Bounds and defaults of Mesh.
@@ -100,6 +102,12 @@ type Proxy struct {
 	// listener.
 	Workload string
 	Entries  []Entry // by type URL, then name
+	// Allowed are the digests that the Envoy's own SVID may carry, as complete
+	// image sets. Empty: none is demanded.
+	Allowed []ImageSet
+	// Registration is how SPIRE recognises the Envoy; nil where meshseal writes
+	// no entry for it.
+	Registration *Registration
 }
 
 // Entry is one resource that a proxy may hold.
@@ -115,7 +123,19 @@ type Workload struct {
 	ID      spiffeid.ID // base ID, without a digest
 	Allowed []ImageSet
 	Revoked []Digest // image digests; each kills every set that contains it
+	// Unproven lets callers in whose SPIFFE ID carries no digest, as long as a
+	// waiver of UnprovenRule for this workload lasts.
+	Unproven bool
+	// Evidence are the sources that have to agree with the SPIFFE ID's path.
+	// Sorted.
+	Evidence []EvidenceKind
+	// Registration is how SPIRE recognises the workload; nil where meshseal
+	// writes no entry for it.
+	Registration *Registration
 }
+
+// UnprovenRule is the rule of the waiver that a workload with Unproven needs.
+const UnprovenRule = "DIGEST_UNPROVEN"
 
 // ImageSet is the digests of all images that run together in one instance of a
 // workload. One image for a single process.
@@ -128,11 +148,13 @@ type File struct {
 	Data []byte
 }
 
-// Waiver is one reviewed exception from a guardrail.
+// Waiver is one reviewed exception from a guardrail: for a resource of a proxy,
+// or for a workload.
 type Waiver struct {
 	Rule     string // the guardrail's code
 	Proxy    string
 	Resource string // name of the listener, route table or cluster
+	Workload string // in place of Proxy and Resource
 	Reason   string
 	Until    time.Time // exclusive
 }
