@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -193,7 +194,12 @@ func checkPath(path []*x509.Certificate) error {
 }
 
 func checkKey(c *x509.Certificate) error {
-	switch k := c.PublicKey.(type) {
+	return checkPublicKey(c.PublicKey)
+}
+
+// checkPublicKey refuses what is too weak to sign or to be vouched for.
+func checkPublicKey(key crypto.PublicKey) error {
+	switch k := key.(type) {
 	case *rsa.PublicKey:
 		if k.N.BitLen() < minRSABits {
 			return fmt.Errorf("an RSA key of %d bits, fewer than %d", k.N.BitLen(), minRSABits)
@@ -204,7 +210,7 @@ func checkKey(c *x509.Certificate) error {
 		}
 	case ed25519.PublicKey:
 	default:
-		return fmt.Errorf("a key of type %s", c.PublicKeyAlgorithm)
+		return fmt.Errorf("a key of type %T", key)
 	}
 	return nil
 }
