@@ -12,22 +12,28 @@ import (
 )
 
 // Facts are what was proven about a request before the policy is asked. They
-// are input.meshseal, each a string, and empty where a fact does not apply:
-// Route for a TCP connection, for one.
+// are input.meshseal, each a string or a list of strings, and empty where a
+// fact does not apply: Route for a TCP connection, for one.
 type Facts struct {
 	SPIFFEID    string // the caller's base SPIFFE ID, without the digest
 	TrustDomain string // of the caller
-	Digest      string // what the caller runs: sha256:<64 hex>
-	Evidence    string // the kind of evidence that proves Digest
-	Workload    string // the caller's name in the mesh repository
-	Proxy       string // the Envoy that asks, its name in the mesh repository
-	Direction   string // inbound or outbound
-	Snapshot    string // root of the snapshot that the marks belong to: sha256:<64 hex>
-	Commit      string // that the snapshot was built from
-	Listener    string
-	Chain       string // filter chain of the listener
-	Route       string
-	Cluster     string
+	// Digest is what the caller runs: sha256:<64 hex>; or "unproven", for a
+	// caller of a workload whose digest a waiver lets go unproven.
+	Digest   string
+	Evidence string // the kind of evidence that proves Digest; empty if nothing does
+	// EvidenceAgreed are the further kinds of evidence that said the same,
+	// sorted.
+	EvidenceAgreed []string
+
+	Workload  string // the caller's name in the mesh repository
+	Proxy     string // the Envoy that asks, its name in the mesh repository
+	Direction string // inbound or outbound
+	Snapshot  string // root of the snapshot that the marks belong to: sha256:<64 hex>
+	Commit    string // that the snapshot was built from
+	Listener  string
+	Chain     string // filter chain of the listener
+	Route     string
+	Cluster   string
 }
 
 func (f Facts) document() map[string]any {
@@ -45,7 +51,26 @@ func (f Facts) document() map[string]any {
 		"chain":        f.Chain,
 		"route":        f.Route,
 		"cluster":      f.Cluster,
+
+		// Always there, as every fact is: a policy that counts it must not be
+		// undefined.
+		"evidence_agreed": list(f.EvidenceAgreed),
 	}
+}
+
+// noStrings is the empty list. All documents share it; none is ever changed.
+var noStrings any = []any{}
+
+// list is a list of strings as a value of JSON.
+func list(of []string) any {
+	if len(of) == 0 {
+		return noStrings
+	}
+	out := make([]any, len(of))
+	for i, s := range of {
+		out[i] = s
+	}
+	return out
 }
 
 // Input makes the input document of a request or a TCP connection: that of

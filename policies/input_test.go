@@ -203,6 +203,7 @@ func TestInputFactsCannotBeForged(t *testing.T) {
 	want := map[string]any{
 		"spiffe_id": "", "trust_domain": "", "digest": "", "evidence": "", "workload": "web", "proxy": "",
 		"direction": "", "snapshot": "", "commit": "", "listener": "", "chain": "", "route": "", "cluster": "",
+		"evidence_agreed": []any{},
 	}
 	if diff := cmp.Diff(want, in["meshseal"]); diff != "" {
 		t.Error(diff)
@@ -218,13 +219,37 @@ func TestInputFactsCannotBeForged(t *testing.T) {
 
 // Every field of Facts is a key of input.meshseal of its own.
 func TestFactsAreAllShown(t *testing.T) {
-	f := Facts{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m"}
-	seen := map[any]bool{}
+	f := Facts{"a", "b", "c", "d", []string{"y", "z"}, "e", "f", "g", "h", "i", "j", "k", "l", "m"}
+	seen := map[string]bool{}
 	for _, v := range f.document() {
-		seen[v] = true
+		seen[fmt.Sprint(v)] = true
 	}
-	if len(seen) != 13 || seen[""] {
-		t.Errorf("13 facts became %v", f.document())
+	if len(seen) != 14 || seen[""] || !seen["[y z]"] {
+		t.Errorf("14 facts became %v", f.document())
+	}
+}
+
+// The list is there for every caller, so that a policy can count it, and can be
+// asked for one kind.
+func TestPolicyOfAgreedEvidence(t *testing.T) {
+	p := mustCompile(t, `package envoy.authz
+
+default allow := false
+
+allow if {
+	count(input.meshseal.evidence_agreed) > 0
+	"jwt-svid" in input.meshseal.evidence_agreed
+}
+
+allow if count(input.meshseal.evidence_agreed) == 0
+`, "")
+	for _, c := range []struct {
+		agreed []string
+		want   bool
+	}{{nil, true}, {[]string{"jwt-svid", "x509-extension"}, true}, {[]string{"x509-extension"}, false}} {
+		if r, err := ask(t, p, request("/", ""), Facts{EvidenceAgreed: c.agreed}); err != nil || r.Allowed != c.want {
+			t.Errorf("%v: %+v, %v; want %v", c.agreed, r, err, c.want)
+		}
 	}
 }
 
