@@ -51,6 +51,7 @@ const (
 type SVID struct {
 	id                  spiffeid.ID
 	leaf                *x509.Certificate
+	through             []*x509.Certificate // from the leaf's issuer to the root, without both
 	notBefore, notAfter time.Time
 }
 
@@ -83,6 +84,13 @@ func (s SVID) ValidAt(now time.Time) error {
 // trust domain in the leaf's own SPIFFE ID. Where the standard leaves a choice,
 // the strict one is taken. The error wraps the sentinel of the rule that failed.
 func VerifySVID(chain []*x509.Certificate, bundles *TrustBundles, now time.Time) (SVID, error) {
+	return VerifySVIDWith(nil, chain, bundles, now)
+}
+
+// VerifySVIDWith is VerifySVID for a chain that may lack intermediates: known is
+// tried for them. The certificates of chain and those tried are no trust either
+// way.
+func VerifySVIDWith(known *Intermediates, chain []*x509.Certificate, bundles *TrustBundles, now time.Time) (SVID, error) {
 	if err := checkBounds(chain); err != nil {
 		return SVID{}, err
 	}
@@ -104,11 +112,12 @@ func VerifySVID(chain []*x509.Certificate, bundles *TrustBundles, now time.Time)
 	if roots.pool == nil {
 		return SVID{}, fmt.Errorf("%w: %q", ErrTrustDomain, id.TrustDomain())
 	}
-	s := SVID{id: id, leaf: leaf}
-	if s.notBefore, s.notAfter, err = verifyChain(chain, roots.pool, now); err != nil {
+	path, err := verifyChain(leaf, append(known.above(chain, now), chain[1:]...), roots.pool, now)
+	if err != nil {
 		return SVID{}, fmt.Errorf("%s: %w", id, err)
 	}
-	return s, nil
+	from, to := window(path)
+	return SVID{id: id, leaf: leaf, through: path[1 : len(path)-1], notBefore: from, notAfter: to}, nil
 }
 
 func checkBounds(chain []*x509.Certificate) error {
@@ -145,42 +154,48 @@ func checkLeaf(leaf *x509.Certificate, now time.Time) error {
 	return nil
 }
 
-// verifyChain finds a chain to the roots in which each key is strong enough,
-// and returns the time in which all of it is valid. Of several such chains it
-// takes the one that is valid longest.
-func verifyChain(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) (notBefore, notAfter time.Time, err error) {
+// verifyChain finds a path to the roots in which each key is strong enough: from
+// the leaf to the root. Of several it takes the one that is valid longest.
+func verifyChain(leaf *x509.Certificate, between []*x509.Certificate, roots *x509.CertPool, now time.Time) ([]*x509.Certificate, error) {
 	intermediates := x509.NewCertPool()
-	for _, c := range chain[1:] {
+	for _, c := range between {
 		intermediates.AddCert(c)
 	}
-	found, err := chain[0].Verify(x509.VerifyOptions{
+	found, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         roots,
 		Intermediates: intermediates,
 		CurrentTime:   now,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
 	})
 	if err != nil {
-		return notBefore, notAfter, chainError(err, now)
+		return nil, chainError(err, now)
 	}
+	var best []*x509.Certificate
+	var until time.Time
 	var weak error
 	for _, path := range found {
 		if err := checkPath(path); err != nil {
 			weak = err
 			continue
 		}
-		from, to := window(path)
-		if to.After(notAfter) {
-			notBefore, notAfter = from, to
+		if _, to := window(path); to.After(until) {
+			best, until = path, to
 		}
 	}
-	if notAfter.IsZero() {
-		return notBefore, notAfter, weak
+	if best == nil {
+		return nil, weak
 	}
-	return notBefore, notAfter, nil
+	return best, nil
 }
 
 // checkPath holds what crypto/x509 leaves open: who may sign, and with what.
 func checkPath(path []*x509.Certificate) error {
+	if len(path) < 2 {
+		return fmt.Errorf("%w: the leaf is its own root", ErrChain)
+	}
+	if len(path) > maxChain+1 { // the root stands in no chain that is sent
+		return fmt.Errorf("%w: a path of %d certificates, more than %d", ErrChain, len(path), maxChain+1)
+	}
 	for i, c := range path {
 		if err := checkKey(c); err != nil {
 			return fmt.Errorf("%w: certificate %d: %w", ErrChain, i, err)
