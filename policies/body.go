@@ -6,9 +6,9 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
+	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 )
@@ -27,12 +27,16 @@ const (
 const maxParts = 1000
 
 // parseBody is input.parsed_body and input.truncated_body. The body is nil
-// when Envoy sent none, when its type is none of those above, when it is gRPC,
-// and when it was cut off.
-func parseBody(http *authv3.AttributeContext_HttpRequest) (body any, truncated bool, err error) {
+// when Envoy sent none, when its type is none of those above, when it is a
+// gRPC call that the descriptor sets do not have, and when it was cut off.
+// segments are the path's, decoded.
+func (d *descriptors) parseBody(http *authv3.AttributeContext_HttpRequest, segments []any) (body any, truncated bool, err error) {
 	media, params, err := contentType(http)
-	if err != nil || media == "" || media == grpcType {
+	if err != nil || media == "" {
 		return nil, false, err
+	}
+	if media == grpcType {
+		return d.grpcBody(http, segments)
 	}
 	payload := []byte(http.GetBody())
 	if len(payload) == 0 {
@@ -50,12 +54,32 @@ func parseBody(http *authv3.AttributeContext_HttpRequest) (body any, truncated b
 	case formType:
 		body, err = parseForm(string(payload))
 	case multipartType:
-		body, err = parseMultipart(string(payload), params["boundary"])
+		if boundary, ok := params["boundary"]; ok {
+			body, err = parseMultipart(string(payload), boundary)
+		}
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("body of type %s: %w", media, err)
 	}
 	return body, false, nil
+}
+
+// grpcBody reads the message of a gRPC call from the raw body alone: as text,
+// Envoy does not give the bytes of a message (pack_as_bytes of its
+// with_request_body does). A message says its own length, so no content length
+// is looked at.
+func (d *descriptors) grpcBody(http *authv3.AttributeContext_HttpRequest, segments []any) (body any, truncated bool, err error) {
+	if d == nil || len(http.GetRawBody()) == 0 {
+		return nil, false, nil
+	}
+	if saidToBeCut(http) {
+		return nil, true, nil
+	}
+	body, truncated, err = d.parseGRPC(http.GetRawBody(), segments)
+	if err != nil {
+		return nil, false, fmt.Errorf("body of type %s: %w", grpcType, err)
+	}
+	return body, truncated, nil
 }
 
 // contentType is the one of the media types above that the request's content
@@ -83,10 +107,8 @@ func contentType(http *authv3.AttributeContext_HttpRequest) (string, map[string]
 // isCut reports whether Envoy sent less than the whole body: it says so in a
 // header of its own, and a content length tells.
 func isCut(http *authv3.AttributeContext_HttpRequest, size int) (bool, error) {
-	for _, v := range headerValues(http.GetHeaders(), http.GetHeaderMap(), "x-envoy-auth-partial-body") {
-		if v != "false" {
-			return true, nil
-		}
+	if saidToBeCut(http) {
+		return true, nil
 	}
 	for _, v := range headerValues(http.GetHeaders(), http.GetHeaderMap(), "content-length") {
 		n, err := strconv.ParseInt(v, 10, 64)
@@ -100,13 +122,15 @@ func isCut(http *authv3.AttributeContext_HttpRequest, size int) (bool, error) {
 	return false, nil
 }
 
+func saidToBeCut(http *authv3.AttributeContext_HttpRequest) bool {
+	values := headerValues(http.GetHeaders(), http.GetHeaderMap(), "x-envoy-auth-partial-body")
+	return slices.ContainsFunc(values, func(v string) bool { return v != "false" })
+}
+
 // parseMultipart is an object of form name to list of values: the part's
 // text, or its decoded value where the part says that it is JSON. A part
 // without a form name is left out.
 func parseMultipart(payload, boundary string) (any, error) {
-	if boundary == "" {
-		return nil, nil
-	}
 	reader := multipart.NewReader(strings.NewReader(payload), boundary)
 	out := map[string]any{}
 	for n := 0; ; n++ {
@@ -145,5 +169,5 @@ func partValue(part *multipart.Part) (any, error) {
 		v, _, err := decodeJSON(data)
 		return v, err
 	}
-	return strings.ToValidUTF8(string(data), string(utf8.RuneError)), nil
+	return string(data), nil // also of a file that is no text: a policy may ask for its hash
 }

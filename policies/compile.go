@@ -26,7 +26,7 @@ const (
 )
 
 // Compile makes the program of a snapshot from its policy files: every *.rego
-// that is no *_test.rego, and DataPath. entry names the rule that decides, as
+// that is no *_test.rego, DataPath, and the descriptor sets *.pb. entry names the rule that decides, as
 // opa-envoy-plugin's `path` does: "envoy/authz/allow" is
 // data.envoy.authz.allow; a package that has a rule `allowed` is an entry
 // too.
@@ -48,7 +48,12 @@ func Compile(files []File, entry string) (*Program, error) {
 	if err := checkEntry(compiler, ref); err != nil {
 		return nil, err
 	}
-	return prepare(compiler, src.store(), ref)
+	program, err := prepare(compiler, src.store(), ref)
+	if err != nil {
+		return nil, err
+	}
+	program.grpc, err = src.sets.link()
+	return program, err
 }
 
 func prepare(compiler *ast.Compiler, store storage.Store, entry ast.Ref) (*Program, error) {
@@ -73,6 +78,7 @@ type sources struct {
 	program map[string]*ast.Module // by path
 	tests   map[string]*ast.Module // by path
 	data    map[string]any
+	sets    descriptorSet
 	caps    *ast.Capabilities
 }
 
@@ -104,10 +110,12 @@ func (s *sources) add(f File) (err error) {
 	case strings.HasSuffix(f.Path, regoSuffix):
 		s.program[f.Path], err = s.parse(f)
 		return err
+	case strings.HasSuffix(f.Path, descriptorSuffix):
+		return s.sets.add(f)
 	case path.Ext(f.Path) == ".json":
 		return fmt.Errorf("%s: data is read from %s alone, the root of the document `data`; move it there", f.Path, DataPath)
 	}
-	return fmt.Errorf("%s: not a policy file; those are *.rego and %s", f.Path, DataPath)
+	return fmt.Errorf("%s: not a policy file; those are *.rego, %s and descriptor sets *.pb", f.Path, DataPath)
 }
 
 func (s *sources) parse(f File) (*ast.Module, error) {

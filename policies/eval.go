@@ -22,6 +22,14 @@ type Program struct {
 	entry ast.Ref
 	query rego.PreparedEvalQuery
 	cache cache.InterQueryValueCache
+	grpc  *descriptors // nil if the files have no descriptor set
+}
+
+func (p *Program) messages() *descriptors {
+	if p == nil {
+		return nil
+	}
+	return p.grpc
 }
 
 // Entrypoint is the rule that decides, as Rego names it:

@@ -80,7 +80,16 @@ func list(of []string) any {
 // A request that a policy and the backend could read in two ways is an error
 // that wraps ErrInput: a malformed escape in the path, malformed or ambiguous
 // JSON in the body, a content type that cannot be parsed.
+//
+// The bodies of gRPC calls are not read; Program.Input reads them.
 func Input(req *authv3.CheckRequest, facts Facts) (map[string]any, error) {
+	return (*Program)(nil).Input(req, facts)
+}
+
+// Input is the function Input, for the policy p: where its files have
+// descriptor sets, the message of a gRPC call of one of their methods is
+// input.parsed_body.
+func (p *Program) Input(req *authv3.CheckRequest, facts Facts) (map[string]any, error) {
 	if req.GetAttributes() == nil {
 		return nil, fmt.Errorf("%w: it has no attributes", ErrInput)
 	}
@@ -90,7 +99,7 @@ func Input(req *authv3.CheckRequest, facts Facts) (map[string]any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInput, err)
 	}
-	body, truncated, err := parseBody(http)
+	body, truncated, err := p.messages().parseBody(http, path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInput, err)
 	}
