@@ -8,17 +8,19 @@ export GOFLAGS := -trimpath
 staticcheck := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 govulncheck := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: help build demo test test-faults fuzz bench-xds check envoy clean
+.PHONY: help build demo test test-faults test-spire fuzz bench-xds check envoy spire clean
 
 help:
 	@echo 'make build   bin/meshseal, and the guard where there is a C compiler'
 	@echo 'make demo    the shop on real Envoys, step by step'
 	@echo 'make test    every test, the ones on a real Envoy too'
 	@echo 'make test-faults   a kill or an I/O error at every call of an adoption; needs strace'
+	@echo 'make test-spire    a real SPIRE, real Envoys with its certificates; builds SPIRE the first time'
 	@echo 'make fuzz    every fuzz target for FUZZTIME (10m), one after the other'
 	@echo 'make bench-xds   the xDS server beside go-control-plane, in one run of under 4 minutes'
 	@echo 'make check   format, vet, staticcheck, race tests, known vulnerabilities, go.mod'
 	@echo 'make envoy   fetch the pinned Envoy into the cache folder, print its path'
+	@echo 'make spire   build the pinned SPIRE into the cache folder (6 to 10 minutes, once), print its folder'
 	@echo 'make clean   remove bin/'
 
 build:
@@ -27,6 +29,9 @@ build:
 
 envoy:
 	@scripts/envoy
+
+spire:
+	@scripts/spire
 
 demo: build
 	@envoy=$$(scripts/envoy) && MESHSEAL_ENVOY=$$envoy MESHSEAL_BIN=$(CURDIR)/bin/meshseal go run ./examples/shop/demo
@@ -37,6 +42,11 @@ test: build
 test-faults:
 	@strace=$$(scripts/strace) && go vet -tags faults ./integration/faults && \
 		MESHSEAL_STRACE=$$strace go test -count=1 -vet=off -tags faults -timeout 5m ./integration/faults
+
+test-spire: build
+	@envoy=$$(scripts/envoy) && spire=$$(scripts/spire) && go vet -tags spire ./integration/spire/... && \
+		MESHSEAL_ENVOY=$$envoy MESHSEAL_SPIRE=$$spire MESHSEAL_BIN=$(CURDIR)/bin/meshseal \
+		go test -count=1 -vet=off -tags spire -timeout 10m ./integration/spire/...
 
 fuzz:
 	@scripts/fuzz
