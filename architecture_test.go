@@ -35,6 +35,7 @@ var directions = []struct {
 	{"cmd/meshseal-guard/...", []string{"guard", "snapshot"}},
 	{"cmd/...", []string{"cmd/...", "mesh/...", "snapshot", "guard", "identity/...", "policies", "xds", "extauthz", "internal/..."}},
 	{"examples/...", []string{"snapshot", "internal/..."}},
+	{"integration/spire/...", []string{"identity/...", "snapshot", "internal/...", "integration/spire/..."}},
 	{"integration/...", []string{"identity", "snapshot", "internal/..."}},
 	{"scripts/...", nil},
 	{"", nil},

@@ -26,7 +26,7 @@ var started atomic.Uint32
 
 // Start starts cmd. When the test ends the process gets SIGTERM, and its whole
 // group SIGKILL if it has not ended within ten seconds, or when it has left
-// children behind.
+// children behind. What it writes is kept, stdout too unless cmd has one.
 func Start(t T, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{t: t, cmd: cmd, done: make(chan struct{})}
@@ -36,8 +36,14 @@ func Start(t T, cmd *exec.Cmd) *Process {
 		t.Fatalf("%v", err)
 	}
 	defer f.Close()
-	cmd.Stdout, cmd.Stderr = f, f
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Stderr = f
+	if cmd.Stdout == nil {
+		cmd.Stdout = f
+	}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid = true
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", cmd.Path, err)
 	}

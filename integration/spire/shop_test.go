@@ -1,0 +1,75 @@
+//go:build spire
+
+package spire
+
+const sdsSource = `{resource_api_version: V3, api_config_source: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: meshseal-sds}}]}}`
+
+const downstreamTLS = `{name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext,
+            require_client_certificate: true, common_tls_context: {
+              tls_certificate_sds_secret_configs: [{name: default, sds_config: ` + sdsSource + `}],
+              validation_context_sds_secret_config: {name: ROOTCA, sds_config: ` + sdsSource + `}}}}`
+
+const upstreamTLS = `{name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
+      common_tls_context: {
+        tls_certificate_sds_secret_configs: [{name: default, sds_config: ` + sdsSource + `}],
+        combined_validation_context: {
+          default_validation_context: {match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: "spiffe://shop.test/app/sha256/"}}]},
+          validation_context_sds_secret_config: {name: ROOTCA, sds_config: ` + sdsSource + `}}}}}`
+
+// shop is the mesh repository. APP, CLIENT and BACKEND are addresses, and a name
+// in angle brackets is the digest of that program. An agent that attests
+// processes attests an Envoy as the Envoy, so the client's sidecar is a workload
+// of its own.
+var shop = map[string]string{
+	"meshseal.yaml":               "format: v1\nmesh: shop\ntrust_domains: [shop.test]\ngrace: 5s\n",
+	"workloads/client.yaml":       "spiffe_id: spiffe://shop.test/client\nallowed: [sha256:<client>]\nrevoked: []\n",
+	"workloads/client-proxy.yaml": "spiffe_id: spiffe://shop.test/client-proxy\nallowed: [sha256:<client-proxy>]\n",
+	"workloads/app.yaml":          "spiffe_id: spiffe://shop.test/app\nallowed: [sha256:<app>]\n",
+	"policies/policy.rego":        "package envoy.authz\n\ndefault allow := false\n\nallow if input.meshseal.workload in {\"client\", \"client-proxy\"}\n",
+	"proxies/app/proxy.yaml":      "spiffe_id: spiffe://shop.test/app\nworkload: app\nlisteners: {http: inbound}\n",
+	"proxies/client/proxy.yaml":   "spiffe_id: spiffe://shop.test/client-proxy\nworkload: client-proxy\nlisteners: {app: outbound}\n",
+	"proxies/app/resources.yaml": `resources:
+- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: http
+  address: {socket_address: {address: APP, port_value: 8443}}
+  filter_chains:
+  - name: http
+    transport_socket: ` + downstreamTLS + `
+    filters:
+    - name: hcm
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: http
+        route_config:
+          name: table
+          virtual_hosts:
+          - {name: all, domains: ["*"], routes: [{name: items, match: {prefix: /items}, route: {cluster: app}}]}
+        http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+- "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
+  name: app
+  type: STATIC
+  load_assignment: {cluster_name: app, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: BACKEND, port_value: 80}}}}]}]}
+`,
+	"proxies/client/resources.yaml": `resources:
+- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  name: app
+  address: {socket_address: {address: CLIENT, port_value: 4000}}
+  filter_chains:
+  - name: app
+    filters:
+    - name: hcm
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: app
+        route_config:
+          name: out
+          virtual_hosts:
+          - {name: app, domains: ["*"], routes: [{name: out, match: {prefix: /}, route: {cluster: app}}]}
+        http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+- "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
+  name: app
+  type: STATIC
+  load_assignment: {cluster_name: app, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: APP, port_value: 8443}}}}]}]}
+  transport_socket: ` + upstreamTLS + `
+`,
+}

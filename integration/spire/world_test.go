@@ -1,0 +1,228 @@
+//go:build spire
+
+// Package spire drives a real SPIRE, real Envoys with certificates of its agent
+// and the built meshseal program. `make test-spire` runs it.
+package spire
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"meshseal/integration/spire/spiretest"
+	"meshseal/internal/meshtest"
+)
+
+const domain = "shop.test"
+
+// world is a trust domain with one SPIRE server and one agent, a mesh
+// repository, a meshseal server with an SVID of its own, and programs that the
+// entries pin: the application "client", and an Envoy for each of the two
+// proxies, at a path of its own so that the agent tells them apart.
+//
+//	client ──────────────mTLS──────────────▶ app's Envoy ──▶ backend
+//	client ──▶ its Envoy ──mTLS──▶ app's Envoy ──▶ backend
+type world struct {
+	t       *testing.T
+	Dir     string
+	SPIRE   *spiretest.Server
+	Agent   *spiretest.Agent
+	Repo    *meshtest.Repository
+	Server  *meshtest.Server
+	Host    string // of meshseal
+	Backend *meshtest.Backend
+	// Programs by name: client, client-proxy, app, meshseal.
+	Programs             map[string]spiretest.Program
+	entries              map[string]string // entry IDs by name
+	appHost, clientHost  string
+	ttl                  time.Duration
+	settings, meshConfig string
+}
+
+// option changes a world before anything is started.
+type option func(w *world)
+
+// svidTTL is the life of every SVID, in whole seconds.
+func svidTTL(d time.Duration) option { return func(w *world) { w.ttl = d } }
+
+// id is the SPIFFE ID of a program in the mesh: a base ID and its digest.
+func (w *world) id(name string) string { return id(name, w.Programs[name]) }
+
+func id(name string, p spiretest.Program) string {
+	return "spiffe://" + domain + "/" + name + "/sha256/" + p.Digest
+}
+
+// newWorld starts SPIRE, registers the programs, and starts meshseal.
+func newWorld(t *testing.T, options ...option) *world {
+	t.Helper()
+	w := &world{t: t, Dir: spiretest.Dir(t), Host: meshtest.Host(), appHost: meshtest.Host(), clientHost: meshtest.Host(),
+		ttl: time.Minute, Programs: map[string]spiretest.Program{}, entries: map[string]string{}}
+	for _, o := range options {
+		o(w)
+	}
+	backend := meshtest.Host()
+	w.Backend = meshtest.StartBackend(t, "app", backend+":80")
+	w.install()
+	files := map[string]string{}
+	for name, text := range shop {
+		files[name] = strings.NewReplacer("APP", w.appHost, "CLIENT", w.clientHost, "BACKEND", backend,
+			"<client>", w.Programs["client"].Digest, "<client-proxy>", w.Programs["client-proxy"].Digest, "<app>", w.Programs["app"].Digest).Replace(text)
+	}
+	w.Repo = meshtest.NewRepository(t, w.Dir+"/repo", files)
+	w.SPIRE = spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain, X509TTL: w.ttl, JWTTTL: w.ttl})
+	for name := range w.Programs {
+		w.register(name)
+	}
+	w.Agent = w.SPIRE.StartAgent(spiretest.AgentConfig{})
+	w.startMeshseal()
+	return w
+}
+
+// install puts the programs where the entries say that they are.
+func (w *world) install() {
+	w.t.Helper()
+	w.Programs["client"] = spiretest.BuildWorkload(w.t, w.Dir+"/client", "1")
+	binary, err := meshtest.EnvoyBinary()
+	if err != nil {
+		w.t.Fatalf("no Envoy: %v (make envoy fetches it, MESHSEAL_ENVOY names another)", err)
+	}
+	envoy := spiretest.ProgramOf(w.t, binary)
+	for _, name := range []string{"client-proxy", "app"} {
+		w.Programs[name] = envoy.Copy(w.t, w.Dir+"/"+name+"/envoy", "")
+	}
+	if binary, err = meshtest.Binary(); err == nil {
+		binary, err = filepath.Abs(binary)
+	}
+	if err == nil {
+		binary, err = filepath.EvalSymlinks(binary)
+	}
+	if err != nil {
+		w.t.Fatalf("no meshseal program: %v", err)
+	}
+	w.Programs["meshseal"] = spiretest.ProgramOf(w.t, binary)
+}
+
+// register makes the entry of a program, with its digest in the SPIFFE ID.
+func (w *world) register(name string) {
+	w.t.Helper()
+	w.entries[name] = w.SPIRE.CreateEntry(spiretest.Entry{SPIFFEID: w.id(name), Selectors: w.Programs[name].Selectors()})
+}
+
+// startMeshseal starts meshseal, again after it was stopped.
+func (w *world) startMeshseal() {
+	w.t.Helper()
+	if w.Server == nil {
+		meshtest.Run(w.t, meshtest.Meshseal(w.t, "keygen", "--out", w.Dir+"/key"))
+		meshtest.Write(w.t, w.Dir, "serve.yaml", fmt.Sprintf(`
+state: %[1]s/state
+source: {git: {repository: %[1]s/repo, ref: main, signers: {unsigned: allow}}, poll: 50ms}
+signing: {key: %[1]s/key}
+identity: {workload_api: "unix://%[2]s"}
+listeners: [{address: "%[3]s:18000"}]
+http: {address: "%[3]s:19000"}
+records: {path: %[1]s/records.json}
+drain: 10ms
+%[4]s
+`, w.Dir, w.Agent.Socket, w.Host, w.settings))
+	}
+	w.Server = &meshtest.Server{Process: meshtest.Start(w.t, exec.Command(w.Programs["meshseal"].Path, "serve", "--config", w.Dir+"/serve.yaml")),
+		HTTP: "http://" + w.Host + ":19000", RecordFile: w.Dir + "/records.json"}
+	w.Server.WaitReady()
+}
+
+// waitInForce waits until the server has the commit in force.
+func (w *world) waitInForce(commit string) {
+	w.t.Helper()
+	w.Server.Eventually("commit "+commit+" is in force", func() error {
+		s, err := w.Server.Status()
+		if err == nil && s.Snapshot.Commit != commit {
+			err = fmt.Errorf("commit %s is, source: %s", s.Snapshot.Commit, s.Source.Refused)
+		}
+		return err
+	})
+}
+
+// startEnvoy starts the Envoy of a proxy with SDS from the agent, by the program
+// that is installed for it, and waits until it serves.
+func (w *world) startEnvoy(proxy, program string) *meshtest.Envoy {
+	w.t.Helper()
+	e := w.launchEnvoy(proxy, program)
+	e.WaitReady()
+	return e
+}
+
+// launchEnvoy starts an Envoy and waits for nothing.
+func (w *world) launchEnvoy(proxy, program string) *meshtest.Envoy {
+	w.t.Helper()
+	dir := spiretest.Dir(w.t)
+	meshtest.Run(w.t, meshtest.Meshseal(w.t, "build", "--repo", w.Repo.Dir, "--out", dir+"/mesh.snapshot"))
+	args := append([]string{"bootstrap", "--snapshot", dir + "/mesh.snapshot", "--proxy", proxy,
+		"--sds", "unix://" + w.Agent.Socket, "--admin", meshtest.AdminSocket(dir),
+		"--server", w.Host + ":18000", "--server-id", w.id("meshseal")},
+		meshtest.GuardFlags(w.t, w.Dir+"/key.pub", dir+"/record.json")...)
+	config := meshtest.Write(w.t, dir, "envoy.yaml", meshtest.Run(w.t, meshtest.Meshseal(w.t, args...)))
+	cmd := meshtest.EnvoyCommand(w.t, config)
+	cmd.Path = w.Programs[program].Path
+	return meshtest.AdminOf(meshtest.Start(w.t, cmd), meshtest.AdminSocket(dir))
+}
+
+// app is a request to the app's Envoy by mutual TLS.
+func (w *world) app(conn, path string) spiretest.Request {
+	return spiretest.Request{URL: "https://" + w.appHost + ":8443" + path, Conn: conn, Server: "spiffe://" + domain + "/app/sha256/"}
+}
+
+// viaEnvoy is a request to the client's own Envoy.
+func (w *world) viaEnvoy(conn, path string) spiretest.Request {
+	return spiretest.Request{URL: "http://" + w.clientHost + ":4000" + path, Conn: conn}
+}
+
+// want makes a request and compares status and reason code.
+func want(t *testing.T, client *spiretest.Workload, r spiretest.Request, status int, reason string) spiretest.Answer {
+	t.Helper()
+	a := client.Get(r)
+	if a.Error != "" || a.Status != status || a.Reason() != reason {
+		t.Errorf("GET %s: %d %q %s %s, wanted %d %q", r.URL, a.Status, a.Reason(), a.Error, a.Body, status, reason)
+	}
+	return a
+}
+
+// got is nil if the answer has this status and reason code.
+func got(a spiretest.Answer, status int, reason string) error {
+	if a.Error != "" || a.Status != status || a.Reason() != reason {
+		return fmt.Errorf("%d %q %s %s", a.Status, a.Reason(), a.Error, strings.TrimSpace(a.Body))
+	}
+	return nil
+}
+
+// record is the newest decision record about a path.
+func (w *world) record(path string) meshtest.Record {
+	w.t.Helper()
+	var last meshtest.Record
+	for _, r := range w.Server.Records() {
+		if r.At("input", "attributes", "request", "http", "path") == path {
+			last = r
+		}
+	}
+	if last == nil {
+		w.t.Fatalf("there is no record about %s", path)
+	}
+	return last
+}
+
+// status asks meshseal's own HTTP interface and decodes the JSON.
+func (w *world) status(path string, into any) {
+	w.t.Helper()
+	resp, err := http.Get(w.Server.HTTP + path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		w.t.Fatal(err)
+	}
+}
