@@ -36,6 +36,10 @@ const (
 	MaxJWTMaxAge     = time.Hour
 )
 
+// MaxSVIDTTL bounds Registration.X509TTL and JWTTTL: what lives longer is not
+// short-lived.
+const MaxSVIDTTL = 30 * 24 * time.Hour
+
 // Registration is how SPIRE recognises a workload or a proxy: what the
 // registration entries are written from.
 type Registration struct {
@@ -74,6 +78,18 @@ type PodImage struct {
 	Repository string // without tag and digest: "registry.example/shop/orders"
 	Digest     Digest // of the platform's manifest
 	Init       bool   // in an init container, native sidecars included
+}
+
+// UnprovenUntil is until when, exclusively, callers of a workload may come
+// without a digest: the end of its waiver of UnprovenRule. It is false where
+// there is none. Whether a workload is Unproven at all its own field tells.
+func UnprovenUntil(waivers []Waiver, workload string) (time.Time, bool) {
+	for _, v := range waivers {
+		if v.Rule == UnprovenRule && v.Workload != "" && v.Workload == workload {
+			return v.Until, true
+		}
+	}
+	return time.Time{}, false
 }
 
 // EvidenceKind names a source of evidence beside the SPIFFE ID's path.

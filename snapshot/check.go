@@ -34,7 +34,7 @@ func checkContent(c Content) error {
 	if len(c.Proxies) == 0 || len(c.Workloads) == 0 {
 		return fmt.Errorf("%w: %d proxies, %d workloads", ErrEmpty, len(c.Proxies), len(c.Workloads))
 	}
-	for _, check := range []func(Content) error{checkMesh, checkProxies, checkWorkloads, checkPolicies, checkWaivers} {
+	for _, check := range []func(Content) error{checkMesh, checkProxies, checkWorkloads, checkPolicies, checkWaivers, checkAttestation} {
 		if err := check(c); err != nil {
 			return fmt.Errorf("%w: %w", ErrContent, err)
 		}
@@ -138,7 +138,17 @@ func checkWorkloads(c Content) error {
 }
 
 func checkImages(w Workload) error {
-	for i, set := range w.Allowed {
+	if err := checkSets(w.Allowed); err != nil {
+		return err
+	}
+	if len(w.Revoked) > 0 && w.Revoked[0].IsZero() {
+		return fmt.Errorf("a revoked digest is zero")
+	}
+	return ascending("revoked image", w.Revoked, Digest.Hex)
+}
+
+func checkSets(sets []ImageSet) error {
+	for i, set := range sets {
 		if _, err := identity.SetDigest(set); err != nil {
 			return err
 		}
@@ -148,14 +158,11 @@ func checkImages(w Workload) error {
 		if set[0].IsZero() {
 			return fmt.Errorf("an image digest is zero")
 		}
-		if i > 0 && slices.CompareFunc(w.Allowed[i-1], set, Digest.Compare) >= 0 {
+		if i > 0 && slices.CompareFunc(sets[i-1], set, Digest.Compare) >= 0 {
 			return fmt.Errorf("the image set that begins with %s is there twice or out of order", set[0])
 		}
 	}
-	if len(w.Revoked) > 0 && w.Revoked[0].IsZero() {
-		return fmt.Errorf("a revoked digest is zero")
-	}
-	return ascending("revoked image", w.Revoked, Digest.Hex)
+	return nil
 }
 
 func checkPolicies(c Content) error {
@@ -172,19 +179,44 @@ func checkPolicies(c Content) error {
 
 func checkWaivers(c Content) error {
 	for _, v := range c.Waivers {
-		for _, t := range []struct {
-			what, text string
-			max        int
-		}{{"rule", v.Rule, maxName}, {"proxy", v.Proxy, maxName}, {"resource", v.Resource, maxResourceName}, {"reason", v.Reason, maxText}} {
+		for _, t := range v.texts() {
 			if err := checkText("waiver's "+t.what, t.text, t.max); err != nil {
 				return err
 			}
 		}
+		if v.Workload != "" && (v.Proxy != "" || v.Resource != "") {
+			return fmt.Errorf("the waiver of %s is for the workload %q and for a resource too", v.Rule, clip(v.Workload))
+		}
+		if (v.Workload != "") != (v.Rule == UnprovenRule) {
+			return fmt.Errorf("the waiver of %s for %s: %s is waived for workloads, and nothing else is", clip(v.Rule), v.target(), UnprovenRule)
+		}
 		if !writable(v.Until) {
-			return fmt.Errorf("the waiver of %s for %q ends at %v, which is not a UTC time of whole seconds", v.Rule, clip(v.Resource), v.Until)
+			return fmt.Errorf("the waiver of %s for %s ends at %v, which is not a UTC time of whole seconds", v.Rule, v.target(), v.Until)
 		}
 	}
 	return ascending("waiver", c.Waivers, Waiver.key)
+}
+
+// boundedText is a text of something, with the most bytes that it may have.
+type boundedText struct {
+	what, text string
+	max        int
+}
+
+func (v Waiver) texts() []boundedText {
+	texts := []boundedText{{"rule", v.Rule, maxName}, {"reason", v.Reason, maxText}}
+	if v.Workload != "" {
+		return append(texts, boundedText{"workload", v.Workload, maxName})
+	}
+	return append(texts, boundedText{"proxy", v.Proxy, maxName}, boundedText{"resource", v.Resource, maxResourceName})
+}
+
+// target is what v is for, in words.
+func (v Waiver) target() string {
+	if v.Workload != "" {
+		return fmt.Sprintf("the workload %q", clip(v.Workload))
+	}
+	return fmt.Sprintf("%q of proxy %q", clip(v.Resource), clip(v.Proxy))
 }
 
 // checkResources holds that entries and resources belong together.

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -31,7 +32,7 @@ const (
 	PolicyChange   ChangeKind = "policy"   // Name is the path
 	ProxyChange    ChangeKind = "proxy"    // Name is the proxy; Field its setting, if changed
 	ResourceChange ChangeKind = "resource" // Proxy, Type and Name
-	WaiverChange   ChangeKind = "waiver"   // Proxy; Name is rule and resource
+	WaiverChange   ChangeKind = "waiver"   // Proxy; Name is rule and resource, or rule and workload
 	WorkloadChange ChangeKind = "workload" // Name is the workload; Field its setting, if changed
 )
 
@@ -144,54 +145,6 @@ func either[T any](x, y *T) T {
 	return *y
 }
 
-// setting is one named value of a thing, as text.
-type setting struct{ name, text string }
-
-// fields compares two lists of the same settings. For the mesh the setting is
-// the Name of the Change, for a proxy or a workload its Field.
-func fields(kind ChangeKind, name string, x, y []setting) []Change {
-	var out []Change
-	for i := range x {
-		if x[i].text == y[i].text {
-			continue
-		}
-		c := Change{Kind: kind, Op: Changed, Name: name, Field: x[i].name, Before: x[i].text, After: y[i].text}
-		if name == "" {
-			c.Name, c.Field = x[i].name, ""
-		}
-		out = append(out, c)
-	}
-	return out
-}
-
-func (m Mesh) settings() []setting {
-	domains := make([]string, len(m.TrustDomains))
-	for i, td := range m.TrustDomains {
-		domains[i] = td.Name()
-	}
-	return []setting{
-		{"format", m.Format}, {"name", m.Name}, {"trust domains", strings.Join(domains, ",")},
-		{"statement lifetime", m.StatementLifetime.String()}, {"grace", m.Grace.String()},
-		{"policy path", m.PolicyPath}, {"SDS cluster", m.SDSCluster},
-	}
-}
-
-func (l Workload) settings() []setting {
-	sets := make([]string, len(l.Allowed))
-	for i, set := range l.Allowed {
-		sets[i] = joinDigests(set, "+")
-	}
-	return []setting{{"id", l.ID.String()}, {"allowed", strings.Join(sets, ",")}, {"revoked", joinDigests(l.Revoked, ",")}}
-}
-
-func joinDigests(ds []Digest, sep string) string {
-	texts := make([]string, len(ds))
-	for i, d := range ds {
-		texts[i] = d.String()
-	}
-	return strings.Join(texts, sep)
-}
-
 func comparePaths(x, y File) int         { return strings.Compare(x.Path, y.Path) }
 func compareProxies(x, y Proxy) int      { return strings.Compare(x.Name, y.Name) }
 func compareWaivers(x, y Waiver) int     { return strings.Compare(x.key(), y.key()) }
@@ -215,9 +168,7 @@ func diffProxy(x, y *Proxy) []Change {
 	if o := op(x, y); o != "" {
 		out = append(out, Change{Kind: ProxyChange, Op: o, Name: p.Name})
 	} else {
-		out = fields(ProxyChange, p.Name,
-			[]setting{{"id", x.ID.String()}, {"workload", x.Workload}},
-			[]setting{{"id", y.ID.String()}, {"workload", y.Workload}})
+		out = fields(ProxyChange, p.Name, x.settings(), y.settings())
 	}
 	if x != nil {
 		before = x.Entries
@@ -241,7 +192,7 @@ func diffProxy(x, y *Proxy) []Change {
 
 func diffWaiver(x, y *Waiver) []Change {
 	v := either(x, y)
-	name := v.Rule + " " + v.Resource
+	name := v.Rule + " " + cmp.Or(v.Workload, v.Resource)
 	if o := op(x, y); o != "" {
 		return []Change{{Kind: WaiverChange, Op: o, Proxy: v.Proxy, Name: name}}
 	}

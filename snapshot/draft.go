@@ -18,7 +18,7 @@ func New(c Content, at Commit) (*Draft, error) {
 	if err := checkContent(c); err != nil {
 		return nil, err
 	}
-	leaves := encodeLeaves(c)
+	leaves, _ := encodeLeaves(c)
 	t, err := growTree(leaves)
 	if err != nil {
 		return nil, err

@@ -125,38 +125,45 @@ func decode(env envelope, body []byte) (file, error) {
 	case f.tree.root != statement.Root:
 		return file{}, fmt.Errorf("%w: it hashes to %s, and the statement names %s", ErrRoot, f.tree.root, statement.Root)
 	}
-	f.content.Resources = resources
-	if err := f.decodeLeaves(); err != nil {
+	firstProxy, err := f.decodeLeaves(resources)
+	if err != nil {
 		return file{}, err
 	}
 	if f.content.Mesh.Name != statement.Mesh {
 		return file{}, fmt.Errorf("%w: the content is of %q, the statement of %q", ErrMesh, f.content.Mesh.Name, statement.Mesh)
 	}
-	f.index()
+	f.index(firstProxy)
 	return f, nil
 }
 
 // decodeLeaves reads the content from the leaves, and holds that they are the
-// leaves that this content has: none missing, none twice, in order.
-func (f *file) decodeLeaves() error {
+// leaves that this content has: none missing, none twice, in order. It returns
+// the place of the first proxy's leaf.
+func (f *file) decodeLeaves(resources map[Digest][]byte) (firstProxy int, err error) {
+	var l leafReader
 	for i, leaf := range f.leaves {
-		if err := f.content.decodeLeaf(leaf); err != nil {
-			return fmt.Errorf("%w: leaf %d: %w", ErrMalformed, i+1, err)
+		if err := l.add(leaf); err != nil {
+			return 0, fmt.Errorf("%w: leaf %d: %w", ErrMalformed, i+1, err)
 		}
 	}
+	if f.content, err = l.content(); err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	f.content.Resources = resources
 	if err := checkContent(f.content); err != nil {
-		return err
+		return 0, err
 	}
-	again := encodeLeaves(f.content)
+	again, firstProxy := encodeLeaves(f.content)
 	if !slices.EqualFunc(again, f.leaves, bytes.Equal) {
-		return fmt.Errorf("%w: the leaves are not in the one form that is written", ErrMalformed)
+		return 0, fmt.Errorf("%w: the leaves are not in the one form that is written", ErrMalformed)
 	}
-	return nil
+	return firstProxy, nil
 }
 
-func (f *file) index() {
-	c := f.content
-	first := uint64(1 + len(c.Policies)) // of the proxies' leaves
+// index makes the ways to find things. The proxies' leaves begin at
+// firstProxy.
+func (f *file) index(firstProxy int) {
+	c, first := f.content, uint64(firstProxy)
 	f.leafIndex = make(map[string]uint64, len(c.Proxies))
 	f.proxies, f.proxyIDs = make(map[string]int, len(c.Proxies)), make(map[spiffeid.ID]int, len(c.Proxies))
 	for i, p := range c.Proxies {

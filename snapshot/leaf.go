@@ -3,7 +3,6 @@ package snapshot
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -13,18 +12,20 @@ import (
 // The kinds of leaf. Leaves stand in the order of their kinds, then of their
 // names, both compared as bytes.
 const (
-	meshLeaf     = "mesh"
-	policyLeaf   = "policy"
-	proxyLeaf    = "proxy"
-	waiverLeaf   = "waiver"
-	workloadLeaf = "workload"
+	attestationLeaf = "attestation"
+	evidenceLeaf    = "evidence"
+	meshLeaf        = "mesh"
+	policyLeaf      = "policy"
+	proxyLeaf       = "proxy"
+	waiverLeaf      = "waiver"
+	workloadLeaf    = "workload"
 )
 
 // typeCodes is how the types of resource stand in a proxy's leaf.
 var typeCodes = map[TypeURL]uint8{ClusterType: 1, EndpointType: 2, ListenerType: 3, RouteType: 4}
 
-// leafNameSeparator stands between the parts of a waiver's leaf name. No part
-// can contain it.
+// leafNameSeparator stands between the parts of the leaf name of a waiver or an
+// attestation. No part can contain it.
 const leafNameSeparator = "\x00"
 
 // encodeLeaf is what the tree hashes for one leaf.
@@ -36,12 +37,18 @@ func encodeLeaf(kind, name string, body []byte) []byte {
 	return w.b
 }
 
-// encodeLeaves returns the leaves of c, which is sorted, in their order.
-func encodeLeaves(c Content) [][]byte {
-	leaves := [][]byte{encodeLeaf(meshLeaf, c.Mesh.Name, c.Mesh.encode())}
+// encodeLeaves returns the leaves of c, which is sorted, in their order, and the
+// place of the first proxy's among them.
+func encodeLeaves(c Content) (leaves [][]byte, firstProxy int) {
+	leaves = c.encodeAttestations()
+	if !c.Mesh.Evidence.isZero() {
+		leaves = append(leaves, encodeLeaf(evidenceLeaf, c.Mesh.Name, c.Mesh.Evidence.encode()))
+	}
+	leaves = append(leaves, encodeLeaf(meshLeaf, c.Mesh.Name, c.Mesh.encode()))
 	for _, f := range c.Policies {
 		leaves = append(leaves, encodeLeaf(policyLeaf, f.Path, f.Data))
 	}
+	firstProxy = len(leaves)
 	for _, p := range c.Proxies {
 		leaves = append(leaves, encodeLeaf(proxyLeaf, p.Name, p.encode()))
 	}
@@ -51,18 +58,37 @@ func encodeLeaves(c Content) [][]byte {
 	for _, l := range c.Workloads {
 		leaves = append(leaves, encodeLeaf(workloadLeaf, l.Name, l.encode()))
 	}
-	return leaves
+	return leaves, firstProxy
 }
 
-// decodeLeaf adds one leaf to c.
-func (c *Content) decodeLeaf(leaf []byte) error {
+// leafReader collects the content that leaves hold.
+type leafReader struct {
+	c Content
+	// evidence and attestations wait for the mesh, the proxies and the workloads
+	// that they are about, which come later.
+	evidence     []pendingLeaf
+	attestations []pendingLeaf
+}
+
+// pendingLeaf is a leaf whose body is not decoded yet.
+type pendingLeaf struct {
+	name string
+	body []byte
+}
+
+// add decodes one leaf.
+func (l *leafReader) add(leaf []byte) error {
 	r := reader{b: leaf}
 	kind, name, body := r.str(), r.str(), r.field()
 	if err := r.done(); err != nil {
 		return err
 	}
-	b := reader{b: body}
+	b, c := reader{b: body}, &l.c
 	switch kind {
+	case attestationLeaf:
+		l.attestations = append(l.attestations, pendingLeaf{name, b.take(len(body))})
+	case evidenceLeaf:
+		l.evidence = append(l.evidence, pendingLeaf{name, b.take(len(body))})
 	case meshLeaf:
 		c.Mesh = decodeMesh(name, &b)
 	case policyLeaf:
@@ -98,13 +124,7 @@ func (m Mesh) encode() []byte {
 
 func decodeMesh(name string, r *reader) Mesh {
 	m := Mesh{Name: name, Format: r.str()}
-	r.each(u32Size, func() {
-		td, err := spiffeid.TrustDomainFromString(r.str())
-		if err != nil {
-			r.fail(err)
-		}
-		m.TrustDomains = append(m.TrustDomains, td)
-	})
+	r.each(u32Size, func() { m.TrustDomains = append(m.TrustDomains, decodeTrustDomain(r)) })
 	m.StatementLifetime = decodeDuration(r)
 	m.Grace = decodeDuration(r)
 	m.PolicyPath = r.str()
@@ -170,6 +190,9 @@ func (v Waiver) encode() []byte {
 
 // key is the name of a waiver's leaf; waivers are ordered by it.
 func (v Waiver) key() string {
+	if v.Workload != "" {
+		return v.Rule + leafNameSeparator + v.Workload
+	}
 	return strings.Join([]string{v.Rule, v.Proxy, v.Resource}, leafNameSeparator)
 }
 
@@ -178,14 +201,18 @@ func decodeWaiver(name string, r *reader) Waiver {
 	until := r.u64()
 	parts := strings.Split(name, leafNameSeparator)
 	switch {
-	case len(parts) != 3:
-		r.fail(fmt.Errorf("a waiver's name has %d parts, not rule, proxy and resource", len(parts)))
+	case len(parts) != 2 && len(parts) != 3:
+		r.fail(fmt.Errorf("a waiver's name has %d parts, not rule, proxy and resource, or rule and workload", len(parts)))
 		return Waiver{}
 	case until > math.MaxInt64:
 		r.fail(fmt.Errorf("%d seconds are no date", until))
 		return Waiver{}
 	}
-	v.Rule, v.Proxy, v.Resource = parts[0], parts[1], parts[2]
+	if v.Rule = parts[0]; len(parts) == 2 {
+		v.Workload = parts[1]
+	} else {
+		v.Proxy, v.Resource = parts[1], parts[2]
+	}
 	v.Until = time.Unix(int64(until), 0).UTC()
 	return v
 }
@@ -193,19 +220,13 @@ func decodeWaiver(name string, r *reader) Waiver {
 func (l Workload) encode() []byte {
 	var w writer
 	w.str(l.ID.String())
-	w.count(len(l.Allowed))
-	for _, set := range l.Allowed {
-		w.digests(set)
-	}
+	w.imageSets(l.Allowed)
 	w.digests(l.Revoked)
 	return w.b
 }
 
 func decodeWorkload(name string, r *reader) Workload {
-	l := Workload{Name: name, ID: decodeID(r)}
-	r.each(u32Size+digestSize, func() { l.Allowed = append(l.Allowed, r.digests()) })
-	l.Revoked = r.digests()
-	return l
+	return Workload{Name: name, ID: decodeID(r), Allowed: r.imageSets(), Revoked: r.digests()}
 }
 
 func (w *writer) digests(ds []Digest) {
@@ -219,42 +240,4 @@ func (r *reader) digests() []Digest {
 	var ds []Digest
 	r.each(digestSize, func() { ds = append(ds, r.digest()) })
 	return ds
-}
-
-// sorted returns c in the order of the format, so that the order in which a
-// build came by things changes nothing. It shares bytes with c, not slices.
-func (c Content) sorted() Content {
-	c.Mesh.TrustDomains = slices.Clone(c.Mesh.TrustDomains)
-	slices.SortFunc(c.Mesh.TrustDomains, spiffeid.TrustDomain.Compare)
-	c.Proxies = slices.Clone(c.Proxies)
-	for i := range c.Proxies {
-		c.Proxies[i].Entries = slices.Clone(c.Proxies[i].Entries)
-		slices.SortFunc(c.Proxies[i].Entries, Entry.compare)
-	}
-	c.Workloads = slices.Clone(c.Workloads)
-	for i := range c.Workloads {
-		w := &c.Workloads[i]
-		w.Allowed = slices.Clone(w.Allowed)
-		for k := range w.Allowed {
-			w.Allowed[k] = slices.Clone(w.Allowed[k])
-			slices.SortFunc(w.Allowed[k], Digest.Compare)
-		}
-		slices.SortFunc(w.Allowed, func(a, b ImageSet) int { return slices.CompareFunc(a, b, Digest.Compare) })
-		w.Revoked = slices.Clone(w.Revoked)
-		slices.SortFunc(w.Revoked, Digest.Compare)
-	}
-	c.Policies, c.Waivers = slices.Clone(c.Policies), slices.Clone(c.Waivers)
-	slices.SortFunc(c.Proxies, func(a, b Proxy) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(c.Workloads, func(a, b Workload) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(c.Policies, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
-	slices.SortFunc(c.Waivers, func(a, b Waiver) int { return strings.Compare(a.key(), b.key()) })
-	return c
-}
-
-// compare orders the entries of a proxy: by type URL, then name.
-func (e Entry) compare(o Entry) int {
-	if c := strings.Compare(string(e.Type), string(o.Type)); c != 0 {
-		return c
-	}
-	return strings.Compare(e.Name, o.Name)
 }

@@ -55,7 +55,82 @@ func drawContent(t *rapid.T) Content {
 			Until: time.Unix(rapid.Int64Range(0, 253402300799).Draw(t, "until"), 0).UTC(),
 		})
 	}
+	drawAttestation(t, &c)
 	return c
+}
+
+// drawAttestation adds evidence and registrations to c.
+func drawAttestation(t *rapid.T, c *Content) {
+	e := &c.Mesh.Evidence
+	kinds := []EvidenceKind{identity.SPIREEntry}
+	if rapid.Bool().Draw(t, "extension") {
+		e.ExtensionOID = rapid.StringMatching(`[01]\.[1-3][0-9](\.[1-9][0-9]{0,3}){0,3}`).Draw(t, "oid")
+		kinds = append(kinds, identity.X509Extension)
+	}
+	if rapid.Bool().Draw(t, "jwt") {
+		e.JWT = JWTSettings{Header: drawHeader.Draw(t, "header"), Audience: drawText(t, "audience"), MaxAge: drawSeconds(t, 1, MaxJWTMaxAge)}
+		kinds = append(kinds, identity.JWTSVID)
+	}
+	e.Chain = rapid.Bool().Draw(t, "chain")
+	for i := range c.Workloads {
+		w := &c.Workloads[i]
+		if w.Unproven = rapid.Bool().Draw(t, "unproven"); w.Unproven {
+			c.Waivers = append(c.Waivers, Waiver{Rule: UnprovenRule, Workload: w.Name, Reason: drawText(t, "reason"), Until: now})
+		} else {
+			w.Evidence = rapid.SliceOfDistinct(rapid.SampledFrom(kinds), func(k EvidenceKind) EvidenceKind { return k }).Draw(t, "evidence")
+		}
+		w.Registration = drawRegistration(t, c.Mesh, w.ID, &w.Allowed)
+	}
+	for i := range c.Proxies {
+		p := &c.Proxies[i]
+		p.Allowed = drawSets(t)
+		if len(p.Allowed) > 0 {
+			p.Registration = drawRegistration(t, c.Mesh, p.ID, &p.Allowed)
+		}
+	}
+}
+
+var drawHeader = rapid.StringMatching(`[a-z0-9][a-z0-9-]{0,10}`)
+
+func drawSeconds(t *rapid.T, least int64, most time.Duration) time.Duration {
+	return time.Duration(rapid.Int64Range(least, int64(most/time.Second)).Draw(t, "seconds")) * time.Second
+}
+
+// drawRegistration cuts the image sets to one image each where a process is
+// registered.
+func drawRegistration(t *rapid.T, m Mesh, id spiffeid.ID, allowed *[]ImageSet) *Registration {
+	kind := rapid.IntRange(0, 2).Draw(t, "registration")
+	if kind == 0 {
+		return nil
+	}
+	g := &Registration{X509TTL: drawSeconds(t, 0, MaxSVIDTTL), JWTTTL: drawSeconds(t, 0, MaxSVIDTTL)}
+	for n := range rapid.IntRange(1, 3).Draw(t, "parents") {
+		g.Parents = append(g.Parents, spiffeid.RequireFromSegments(id.TrustDomain(), "node", fmt.Sprint(n)))
+	}
+	for _, td := range m.TrustDomains {
+		if td != id.TrustDomain() && rapid.Bool().Draw(t, "federates") {
+			g.FederatesWith = append(g.FederatesWith, td)
+		}
+	}
+	if kind == 1 {
+		g.Unix = &UnixRegistration{Path: "/" + drawName(t, "program"), User: fmt.Sprintf("uid:%d", rapid.Uint32().Draw(t, "uid"))}
+		if len(*allowed) > 0 {
+			*allowed = []ImageSet{(*allowed)[0][:1]}
+		}
+		return g
+	}
+	g.Kubernetes = &KubernetesRegistration{Namespace: "shop", ServiceAccount: rapid.StringMatching(`[a-z]{1,5}(\.[a-z]{1,5})?`).Draw(t, "service account")}
+	for _, set := range *allowed {
+		var images []PodImage
+		for i, d := range set {
+			images = append(images, PodImage{
+				Repository: rapid.StringMatching(`[a-z]{1,5}(/[a-z]{1,5})?`).Draw(t, "repository"), Digest: d,
+				Init: i > 0 && rapid.Bool().Draw(t, "init"),
+			})
+		}
+		g.Kubernetes.Sets = append(g.Kubernetes.Sets, images)
+	}
+	return g
 }
 
 func drawName(t *rapid.T, label string) string {
@@ -156,6 +231,15 @@ func TestAnyOrderGivesTheSameBytes(t *testing.T) {
 		slices.Reverse(other.Policies)
 		slices.Reverse(other.Waivers)
 		slices.Reverse(other.Mesh.TrustDomains)
+		for _, w := range other.Workloads {
+			slices.Reverse(w.Allowed)
+			slices.Reverse(w.Evidence)
+			reverseRegistration(w.Registration)
+		}
+		for _, p := range other.Proxies {
+			slices.Reverse(p.Allowed)
+			reverseRegistration(p.Registration)
+		}
 		other.Resources = map[Digest][]byte{}
 		for h, data := range c.Resources {
 			other.Resources[h] = data
@@ -174,6 +258,20 @@ func TestAnyOrderGivesTheSameBytes(t *testing.T) {
 	})
 }
 
+func reverseRegistration(g *Registration) {
+	if g == nil {
+		return
+	}
+	slices.Reverse(g.Parents)
+	slices.Reverse(g.FederatesWith)
+	if g.Kubernetes != nil {
+		slices.Reverse(g.Kubernetes.Sets)
+		for _, set := range g.Kubernetes.Sets {
+			slices.Reverse(set)
+		}
+	}
+}
+
 func TestDiffIsEmptyWhenTheRootsAreEqual(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		a, err := New(drawContent(rt), testCommit)
@@ -181,7 +279,7 @@ func TestDiffIsEmptyWhenTheRootsAreEqual(t *testing.T) {
 			rt.Fatal(err)
 		}
 		c := a.content.sorted()
-		switch rapid.IntRange(0, 5).Draw(rt, "change") {
+		switch rapid.IntRange(0, 12).Draw(rt, "change") {
 		case 0:
 			c.Mesh.Grace = MaxGrace - c.Mesh.Grace
 		case 1:
@@ -191,7 +289,32 @@ func TestDiffIsEmptyWhenTheRootsAreEqual(t *testing.T) {
 		case 3:
 			c.Policies = append(c.Policies, File{Path: "zz/zz.txt"})
 		case 4:
-			c.Waivers = nil
+			c.Waivers = slices.DeleteFunc(c.Waivers, func(w Waiver) bool { return w.Workload == "" })
+		case 5:
+			c.Mesh.Evidence.Chain = !c.Mesh.Evidence.Chain
+		case 6:
+			c.Mesh.Evidence.JWT = JWTSettings{Header: drawHeader.Draw(rt, "header"), Audience: "a", MaxAge: time.Second}
+		case 7:
+			c.Workloads[0].Registration = nil
+		case 8:
+			c.Proxies[0].Registration, c.Proxies[0].Allowed = nil, drawSets(rt)
+		case 9:
+			if g := c.Workloads[0].Registration; g != nil {
+				g.JWTTTL = MaxSVIDTTL - g.JWTTTL
+			}
+		case 10:
+			if g := c.Workloads[0].Registration; g != nil && g.Kubernetes != nil && len(g.Kubernetes.Sets) > 0 {
+				g.Kubernetes.Sets[0][0].Repository = "other"
+			}
+		case 11:
+			if w := &c.Workloads[0]; !w.Unproven {
+				w.Unproven, w.Evidence = true, nil
+				c.Waivers = append(c.Waivers, Waiver{Rule: UnprovenRule, Workload: w.Name, Reason: "r", Until: now})
+			}
+		case 12:
+			if w := &c.Workloads[0]; !w.Unproven {
+				w.Evidence = []EvidenceKind{identity.SPIREEntry}
+			}
 		}
 		b, err := New(c, testCommit)
 		if err != nil {

@@ -122,14 +122,14 @@ func openList(list []byte, st Statement) (Proxy, error) {
 	if err := checkInclusion(leaf, index, st.TreeSize, path, st.Root); err != nil {
 		return Proxy{}, fmt.Errorf("%w: %w", ErrSealProof, err)
 	}
-	var c Content
-	if err := c.decodeLeaf(leaf); err != nil {
+	var l leafReader
+	if err := l.add(leaf); err != nil {
 		return Proxy{}, fmt.Errorf("%w: %w", ErrSeal, err)
 	}
-	if len(c.Proxies) != 1 {
+	if len(l.c.Proxies) != 1 {
 		return Proxy{}, fmt.Errorf("%w: the leaf is not a proxy's", ErrSeal)
 	}
-	p := c.Proxies[0]
+	p := l.c.Proxies[0]
 	if !bytes.Equal(encodeLeaf(proxyLeaf, p.Name, p.encode()), leaf) {
 		return Proxy{}, fmt.Errorf("%w: the leaf is not in the one form that is written", ErrSeal)
 	}
@@ -148,7 +148,9 @@ func openList(list []byte, st Statement) (Proxy, error) {
 // Statement is the signed statement.
 func (s *Sealed) Statement() Statement { return s.statement }
 
-// Proxy is the proxy and all that it may hold. The caller does not change it.
+// Proxy is the proxy and all that it may hold, without what the Envoy has to
+// prove of itself: Allowed and Registration stand in another leaf. The caller
+// does not change it.
 func (s *Sealed) Proxy() Proxy { return s.proxy }
 
 // KeyIDs lists the trusted keys by whose signatures the seal was verified,

@@ -85,7 +85,7 @@ func (s *Snapshot) ValidAt(now time.Time) error {
 	}
 	for _, w := range s.content.Waivers {
 		if !now.Before(w.Until) {
-			return fmt.Errorf("%w: the waiver of %s for %q of proxy %q ended at %s; end the exception or review it again in a new commit", ErrWaiverExpired, w.Rule, w.Resource, w.Proxy, formatTime(w.Until))
+			return fmt.Errorf("%w: the waiver of %s for %s ended at %s; end the exception or review it again in a new commit", ErrWaiverExpired, w.Rule, w.target(), formatTime(w.Until))
 		}
 	}
 	return nil
