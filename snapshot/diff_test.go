@@ -1,11 +1,16 @@
 package snapshot
 
 import (
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"github.com/google/go-cmp/cmp"
+
+	"meshseal/identity"
 )
 
 func TestDiff(t *testing.T) {
@@ -85,3 +90,52 @@ func TestDiffOfAProxy(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+// Every setting of attestation shows, each by its own name.
+func TestDiffOfAttestation(t *testing.T) {
+	a, c := attested(t), attested(t)
+	c.Mesh.Evidence = EvidenceSettings{ExtensionOID: "1.2.3", JWT: JWTSettings{Header: "x-jwt", Audience: "mesh", MaxAge: time.Minute}}
+	c.Workloads[orders].Evidence = []EvidenceKind{identity.SPIREEntry}
+	g := c.Workloads[orders].Registration
+	g.Parents, g.FederatesWith, g.X509TTL, g.JWTTTL = g.Parents[:1], nil, 0, time.Hour
+	g.Kubernetes.Namespace = "mall"
+	g.Kubernetes.Sets[0][0].Init, g.Kubernetes.Sets[0][1].Init = true, false
+	c.Workloads[web].Unproven, c.Waivers = false, c.Waivers[:1]
+	c.Workloads[web].Registration.Unix.User = "web"
+	c.Proxies[edge].Allowed, c.Proxies[edge].Registration = nil, nil
+	var got []string
+	for _, change := range Diff(build(t, a, testCommit), build(t, c, testCommit)) {
+		got = append(got, digests.ReplaceAllString(change.String(), "sha256:…"))
+	}
+	orders := []string{"registry.example/orders@sha256:…", "registry.example/envoy@sha256:…"}
+	before, after := []string{orders[0], "init " + orders[1]}, []string{"init " + orders[0], orders[1]}
+	if image("envoy").Compare(image("orders")) < 0 {
+		slices.Reverse(before)
+		slices.Reverse(after)
+	}
+	want := []string{
+		`changed mesh "evidence: X.509 extension": 1.3.6.1.4.1.55555.1 -> 1.2.3`,
+		`changed mesh "evidence: JWT-SVID header": x-spiffe-jwt-svid -> x-jwt`,
+		`changed mesh "evidence: JWT-SVID audience": spiffe://shop.test/mesh -> mesh`,
+		`changed mesh "evidence: JWT-SVID age": 5m0s -> 1m0s`,
+		`changed mesh "evidence: client certificate chain": yes -> `,
+		`changed proxy "edge", allowed: sha256:…,sha256:… -> `,
+		`changed proxy "edge", spire: unix: /usr/bin/envoy as envoy -> `,
+		`changed proxy "edge", spire: parents: spiffe://shop.test/nodes/a -> `,
+		`removed waiver "DIGEST_UNPROVEN web"`,
+		`changed workload "orders", evidence: jwt-svid,spire-entry,x509-extension -> spire-entry`,
+		`changed workload "orders", spire: kubernetes: shop/orders -> mall/orders`,
+		`changed workload "orders", spire: images: ` + strings.Join(before, "+") + " -> " + strings.Join(after, "+"),
+		`changed workload "orders", spire: parents: spiffe://shop.test/nodes/a,spiffe://shop.test/nodes/b -> spiffe://shop.test/nodes/a`,
+		`changed workload "orders", spire: federates with: partner.test -> `,
+		`changed workload "orders", spire: X.509-SVID lifetime: 1m0s -> `,
+		`changed workload "orders", spire: JWT-SVID lifetime: 2m0s -> 1h0m0s`,
+		`changed workload "web", unproven: yes -> `,
+		`changed workload "web", spire: unix: /opt/web/web as uid:1000 -> /opt/web/web as web`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+var digests = regexp.MustCompile("sha256:[0-9a-f]{64}")
