@@ -5,8 +5,9 @@
 package spire
 
 import (
-	"encoding/json"
+	"crypto/tls"
 	"fmt"
+	"io"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -37,18 +38,24 @@ type world struct {
 	Host    string // of meshseal
 	Backend *meshtest.Backend
 	// Programs by name: client, client-proxy, app, meshseal.
-	Programs             map[string]spiretest.Program
-	entries              map[string]string // entry IDs by name
-	appHost, clientHost  string
-	ttl                  time.Duration
-	settings, meshConfig string
+	Programs            map[string]spiretest.Program
+	entries             map[string]string // entry IDs by name
+	appHost, clientHost string
+	ttl                 map[string]time.Duration // of SVIDs, by name
 }
 
 // option changes a world before anything is started.
 type option func(w *world)
 
-// svidTTL is the life of every SVID, in whole seconds.
-func svidTTL(d time.Duration) option { return func(w *world) { w.ttl = d } }
+// svidTTL is the life of SVIDs by the name of their program, in whole seconds;
+// that of the others is a minute.
+func svidTTL(d time.Duration, names ...string) option {
+	return func(w *world) {
+		for _, name := range names {
+			w.ttl[name] = d
+		}
+	}
+}
 
 // id is the SPIFFE ID of a program in the mesh: a base ID and its digest.
 func (w *world) id(name string) string { return id(name, w.Programs[name]) }
@@ -61,7 +68,7 @@ func id(name string, p spiretest.Program) string {
 func newWorld(t *testing.T, options ...option) *world {
 	t.Helper()
 	w := &world{t: t, Dir: spiretest.Dir(t), Host: meshtest.Host(), appHost: meshtest.Host(), clientHost: meshtest.Host(),
-		ttl: time.Minute, Programs: map[string]spiretest.Program{}, entries: map[string]string{}}
+		ttl: map[string]time.Duration{}, Programs: map[string]spiretest.Program{}, entries: map[string]string{}}
 	for _, o := range options {
 		o(w)
 	}
@@ -74,7 +81,7 @@ func newWorld(t *testing.T, options ...option) *world {
 			"<client>", w.Programs["client"].Digest, "<client-proxy>", w.Programs["client-proxy"].Digest, "<app>", w.Programs["app"].Digest).Replace(text)
 	}
 	w.Repo = meshtest.NewRepository(t, w.Dir+"/repo", files)
-	w.SPIRE = spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain, X509TTL: w.ttl, JWTTTL: w.ttl})
+	w.SPIRE = spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain})
 	for name := range w.Programs {
 		w.register(name)
 	}
@@ -110,7 +117,7 @@ func (w *world) install() {
 // register makes the entry of a program, with its digest in the SPIFFE ID.
 func (w *world) register(name string) {
 	w.t.Helper()
-	w.entries[name] = w.SPIRE.CreateEntry(spiretest.Entry{SPIFFEID: w.id(name), Selectors: w.Programs[name].Selectors()})
+	w.entries[name] = w.SPIRE.CreateEntry(spiretest.Entry{SPIFFEID: w.id(name), Selectors: w.Programs[name].Selectors(), X509TTL: w.ttl[name]})
 }
 
 // startMeshseal starts meshseal, again after it was stopped.
@@ -127,8 +134,7 @@ listeners: [{address: "%[3]s:18000"}]
 http: {address: "%[3]s:19000"}
 records: {path: %[1]s/records.json}
 drain: 10ms
-%[4]s
-`, w.Dir, w.Agent.Socket, w.Host, w.settings))
+`, w.Dir, w.Agent.Socket, w.Host))
 	}
 	w.Server = &meshtest.Server{Process: meshtest.Start(w.t, exec.Command(w.Programs["meshseal"].Path, "serve", "--config", w.Dir+"/serve.yaml")),
 		HTTP: "http://" + w.Host + ":19000", RecordFile: w.Dir + "/records.json"}
@@ -181,6 +187,29 @@ func (w *world) viaEnvoy(conn, path string) spiretest.Request {
 	return spiretest.Request{URL: "http://" + w.clientHost + ":4000" + path, Conn: conn}
 }
 
+// thief is a client of the test's own with an SVID that it has copied. It does
+// not care who answers.
+func (w *world) thief(svid *spiretest.SVID) *http.Client {
+	transport := &http.Transport{MaxConnsPerHost: 1, TLSClientConfig: &tls.Config{
+		Certificates: []tls.Certificate{svid.Certificate(w.t)}, InsecureSkipVerify: true}}
+	w.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: 10 * time.Second}
+}
+
+// steal makes a request of a thief.
+func (w *world) steal(thief *http.Client, path string) spiretest.Answer {
+	resp, err := thief.Get(w.app("", path).URL)
+	if err != nil {
+		return spiretest.Answer{Error: err.Error()}
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return spiretest.Answer{Error: err.Error()}
+	}
+	return spiretest.Answer{Status: resp.StatusCode, Header: resp.Header, Body: string(body)}
+}
+
 // want makes a request and compares status and reason code.
 func want(t *testing.T, client *spiretest.Workload, r spiretest.Request, status int, reason string) spiretest.Answer {
 	t.Helper()
@@ -212,17 +241,4 @@ func (w *world) record(path string) meshtest.Record {
 		w.t.Fatalf("there is no record about %s", path)
 	}
 	return last
-}
-
-// status asks meshseal's own HTTP interface and decodes the JSON.
-func (w *world) status(path string, into any) {
-	w.t.Helper()
-	resp, err := http.Get(w.Server.HTTP + path)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
-		w.t.Fatal(err)
-	}
 }

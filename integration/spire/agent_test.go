@@ -1,0 +1,168 @@
+//go:build spire
+
+package spire
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"meshseal/integration/spire/spiretest"
+	"meshseal/internal/meshtest"
+)
+
+// shows is the certificate that a TLS server shows to a client with an SVID.
+func shows(address string, svid tls.Certificate, next ...string) (*x509.Certificate, error) {
+	conn, err := tls.Dial("tcp", address, &tls.Config{Certificates: []tls.Certificate{svid}, InsecureSkipVerify: true, NextProtos: next})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0], nil
+}
+
+// TestSPIREAgentRestarted: while the agent is away requests go on; when it is
+// back, meshseal and the Envoy get newer SVIDs by themselves, and requests go on
+// past the end of those from before.
+func TestSPIREAgentRestarted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, svidTTL(20*time.Second, "app", "meshseal"))
+	client := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
+	w.startEnvoy("app", "app")
+	cert := client.WaitFetch(w.id("client")).Certificate(t)
+	want(t, client, w.app("kept", "/items/1"), 200, "")
+	if err := w.Agent.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	want(t, client, w.app("kept", "/items/2"), 200, "")
+	servers := map[string][]string{w.appHost + ":8443": nil, w.Host + ":18000": {"h2"}}
+	before := map[string]*x509.Certificate{}
+	for address, next := range servers {
+		c, err := shows(address, cert, next...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[address] = c
+	}
+	w.Agent.Start()
+	for address, next := range servers {
+		meshtest.Eventually(t, address+" shows a newer SVID", func() error {
+			c, err := shows(address, cert, next...)
+			if err == nil && !c.NotAfter.After(before[address].NotAfter) {
+				err = fmt.Errorf("%s ends %s", c.URIs[0], c.NotAfter)
+			}
+			return err
+		})
+	}
+	end := before[w.appHost+":8443"].NotAfter
+	if other := before[w.Host+":18000"].NotAfter; other.After(end) {
+		end = other
+	}
+	meshtest.Stays(t, "requests go on", time.Until(end)+2*time.Second, func() error {
+		return got(client.Get(w.app("kept", "/items/3")), 200, "")
+	})
+	client.WaitFetch(w.id("client"))
+}
+
+// TestSPIREMeshsealIsAWorkload: meshseal shows its own SVID, resumes no session,
+// and answers nobody but an Envoy of the mesh.
+func TestSPIREMeshsealIsAWorkload(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	client := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
+	svid := client.WaitFetch(w.id("client"))
+	address := w.Host + ":18000"
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(svid.Bundle))
+	config := &tls.Config{Certificates: []tls.Certificate{svid.Certificate(t)}, NextProtos: []string{"h2"},
+		ClientSessionCache: tls.NewLRUClientSessionCache(1), ServerName: "meshseal", InsecureSkipVerify: true,
+		VerifyConnection: func(c tls.ConnectionState) error {
+			if id := c.PeerCertificates[0].URIs[0].String(); id != w.id("meshseal") {
+				return fmt.Errorf("the server is %s", id)
+			}
+			if c.DidResume {
+				return errors.New("the session was resumed")
+			}
+			_, err := c.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots})
+			return err
+		}}
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	if err == nil {
+		err = stream.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "app"}, TypeUrl: "type.googleapis.com/envoy.config.cluster.v3.Cluster"})
+	}
+	if err == nil {
+		_, err = stream.Recv()
+	}
+	if status.Code(err) != codes.PermissionDenied {
+		t.Errorf("ADS for a workload that is no proxy: %v", err)
+	}
+	answer, err := authv3.NewAuthorizationClient(conn).Check(ctx, &authv3.CheckRequest{})
+	if err != nil || codes.Code(answer.GetStatus().GetCode()) != codes.PermissionDenied || reason(answer) != "PROXY_UNKNOWN" {
+		t.Errorf("ext_authz for a workload that is no proxy: %v, %v", answer, err)
+	}
+	for range 3 {
+		c, err := tls.Dial("tcp", address, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+}
+
+func reason(answer *authv3.CheckResponse) string {
+	for _, h := range answer.GetDeniedResponse().GetHeaders() {
+		if h.GetHeader().GetKey() == "x-meshseal-reason" {
+			return h.GetHeader().GetValue() + string(h.GetHeader().GetRawValue())
+		}
+	}
+	return ""
+}
+
+// TestSPIREStrangersAreRefused: a client without a certificate, and one whose
+// SVID is from another SPIRE server of the same name, do not get past the
+// handshake with meshseal.
+func TestSPIREStrangersAreRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	other := spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain})
+	program := spiretest.BuildWorkload(t, w.Dir+"/stranger", "1")
+	wanted := "spiffe://" + domain + "/app/sha256/" + w.Programs["app"].Digest
+	other.CreateEntry(spiretest.Entry{SPIFFEID: wanted, Selectors: program.Selectors()})
+	stranger := spiretest.StartWorkload(t, program, other.StartAgent(spiretest.AgentConfig{}))
+	for name, certs := range map[string][]tls.Certificate{
+		"no certificate": nil,
+		"another server": {stranger.WaitFetch(wanted).Certificate(t)},
+	} {
+		conn, err := tls.Dial("tcp", w.Host+":18000", &tls.Config{Certificates: certs, InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		if err == nil {
+			// TLS 1.3: the refusal comes with the first byte that is read.
+			defer conn.Close()
+			if err = conn.SetDeadline(time.Now().Add(10 * time.Second)); err == nil {
+				_, err = conn.Read(make([]byte, 1))
+			}
+		}
+		if silent, ok := err.(net.Error); err == nil || ok && silent.Timeout() {
+			t.Errorf("%s: not refused: %v", name, err)
+		}
+	}
+}
