@@ -2,109 +2,18 @@ package spiretest
 
 import (
 	"bufio"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
-	"os/user"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"meshseal/internal/meshtest"
 )
-
-// Program is an executable file that a workload runs.
-type Program struct {
-	Path   string
-	Digest string // SHA-256 of the file, 64 hex digits
-	User   string // the name of the user whom it runs as
-}
-
-// Selectors are what an agent attests of a process of this program: path, user
-// and digest.
-func (p Program) Selectors() []string {
-	return []string{"unix:path:" + p.Path, "unix:user:" + p.User, "unix:sha256:" + p.Digest}
-}
-
-// ProgramOf is the program at a path, run by the test's own user.
-func ProgramOf(t meshtest.T, path string) Program {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		t.Fatalf("%v", err)
-	}
-	u, err := user.Current()
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	return Program{Path: path, Digest: hex.EncodeToString(sum.Sum(nil)), User: u.Username}
-}
-
-// BuildWorkload builds the workload of the tests at a path, in place of what
-// was there; a process of the program before goes on running. Another version
-// has another digest.
-func BuildWorkload(t meshtest.T, path, version string) Program {
-	t.Helper()
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", path+".new",
-		"meshseal/integration/spire/spiretest/workload")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	meshtest.Run(t, cmd)
-	if err := os.Rename(path+".new", path); err != nil {
-		t.Fatalf("%v", err)
-	}
-	u, err := User()
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	p := ProgramOf(t, path)
-	p.User = u.Username
-	return p
-}
-
-// Copy copies a program to a path, in place of what was there, and appends to
-// the file what is said, which changes its digest and not what it does.
-func (p Program) Copy(t meshtest.T, path, appended string) Program {
-	t.Helper()
-	in, err := os.Open(p.Path)
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	defer in.Close()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatalf("%v", err)
-	}
-	out, err := os.OpenFile(path+".new", os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	_, err = io.Copy(out, in)
-	if err == nil {
-		_, err = io.WriteString(out, appended)
-	}
-	if closed := out.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	copied := ProgramOf(t, path)
-	copied.User = p.User
-	return copied
-}
 
 // Workload is a process of the workload program that does what the test says.
 type Workload struct {
