@@ -6,7 +6,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 
 	"meshseal/identity"
 	"meshseal/internal/grpcpeer"
@@ -32,10 +32,11 @@ func (s *Server) asker(ctx context.Context, plan *Plan, now time.Time) (asker, *
 		if !ok {
 			return asker{}, deny(ProxyUnknown, "the snapshot has no proxy %q, whose Unix socket this is", peer.Proxy)
 		}
-		return asker{proxy: x}, nil
+		return asker{proxy: x}, x.allows(identity.Digest{})
 	}
-	svid, err := s.svids.verify(connectionKey(peer.Chain), s.config.Bundles(), now, func() ([]*x509.Certificate, error) {
-		return peer.Chain, nil
+	bundles := s.config.Bundles()
+	svid, err := s.svids.verify(connectionKey(peer.Chain), bundles, now, func() (identity.SVID, error) {
+		return s.verify(peer.Chain, bundles, now)
 	})
 	switch {
 	case errors.Is(err, identity.ErrExpired), errors.Is(err, identity.ErrNotYetValid):
@@ -43,7 +44,7 @@ func (s *Server) asker(ctx context.Context, plan *Plan, now time.Time) (asker, *
 	case err != nil:
 		return asker{}, deny(ProxySVIDInvalid, "%v", err)
 	}
-	base, _, err := identity.Split(svid.ID())
+	base, digest, err := identity.Split(svid.ID())
 	switch {
 	case errors.Is(err, identity.ErrNoDigest):
 		base = svid.ID()
@@ -54,33 +55,45 @@ func (s *Server) asker(ctx context.Context, plan *Plan, now time.Time) (asker, *
 	if !ok {
 		return asker{}, deny(ProxyUnknown, "the snapshot has no proxy with the SPIFFE ID %q", base)
 	}
-	return asker{proxy: plan.proxies[p.Name], svid: svid}, nil
+	x := plan.proxies[p.Name]
+	return asker{proxy: x, svid: svid}, x.allows(digest)
 }
 
-// source is how the digest of a caller was attested.
-type source string
+// allows judges what the asking Envoy runs, where the mesh repository says what
+// that may be. The zero Digest stands for a connection that attests none.
+func (x *index) allows(digest identity.Digest) *denial {
+	switch {
+	case x.allowed == nil:
+		return nil
+	case digest.IsZero():
+		return deny(ProxyDigestMissing, "the connection says nothing about what Envoy proxy %q runs, and proxy.yaml has a list of what it may be", x.proxy.Name)
+	case !x.allowed[digest]:
+		return deny(ProxyDigestNotAllowed, "proxy %q runs the Envoy %s", x.proxy.Name, digest)
+	}
+	return nil
+}
 
-// Both read the digest from the path of a verified X.509-SVID.
-const (
-	peerSVID  source = "peer-x509-svid"  // inbound: the client certificate
-	proxySVID source = "proxy-x509-svid" // outbound: the proxy's own, of the unit that it shares with the workload
-)
-
-// caller is who calls, what it runs, and the workload that the snapshot knows
-// it as. The zero caller is nobody.
-type caller struct {
-	workload *workload
-	digest   identity.Digest
-	evidence source
+// verify verifies a chain, with the help of intermediates that others showed,
+// and remembers those that helped.
+func (s *Server) verify(chain []*x509.Certificate, bundles *identity.TrustBundles, now time.Time) (identity.SVID, error) {
+	svid, err := identity.VerifySVIDWith(s.config.Intermediates, chain, bundles, now)
+	if err == nil {
+		s.config.Intermediates.Learn(svid, now)
+	}
+	return svid, err
 }
 
 // peer is the peer step of an inbound request: the client certificate that the
 // proxy hands over. Its claim in source.principal or source.service is never
 // read; that can be the DNS name, the subject or a client's header.
-func (s *Server) peer(plan *Plan, certificate string, now time.Time) (identity.SVID, *denial) {
-	svid, err := s.svids.verify(handedOverKey(certificate), s.config.Bundles(), now, func() ([]*x509.Certificate, error) {
-		c, err := identity.PeerCertificate(certificate)
-		return []*x509.Certificate{c}, err
+func (s *Server) peer(plan *Plan, a *authv3.AttributeContext, now time.Time) (identity.SVID, *denial) {
+	certificate, bundles := a.GetSource().GetCertificate(), s.config.Bundles()
+	svid, err := s.svids.verify(handedOverKey(certificate), bundles, now, func() (identity.SVID, error) {
+		leaf, err := identity.PeerCertificate(certificate)
+		if err != nil {
+			return identity.SVID{}, err
+		}
+		return s.verifyPeer(plan, leaf, a, bundles, now)
 	})
 	if err != nil {
 		return identity.SVID{}, deny(peerReason(err), "%v", err)
@@ -89,6 +102,26 @@ func (s *Server) peer(plan *Plan, certificate string, now time.Time) (identity.S
 		return identity.SVID{}, deny(PeerTrustDomain, "trust domain %q is not listed in meshseal.yaml", td)
 	}
 	return svid, nil
+}
+
+// verifyPeer verifies a leaf that came alone. Where no way leads from it to the
+// trust bundle, and the mesh has Envoy hand over the certificates that the
+// caller sent along, it tries those too. They are no trust, so it does not
+// matter who wrote that header.
+func (s *Server) verifyPeer(plan *Plan, leaf *x509.Certificate, a *authv3.AttributeContext, bundles *identity.TrustBundles, now time.Time) (identity.SVID, error) {
+	chain := []*x509.Certificate{leaf}
+	svid, err := s.verify(chain, bundles, now)
+	if err == nil || !plan.mesh.Evidence.Chain {
+		return svid, err
+	}
+	further, forwardedErr := identity.PeerIntermediates(leaf, a.GetRequest().GetHttp().GetHeaders()[forwardedHeader])
+	switch {
+	case forwardedErr != nil:
+		return identity.SVID{}, forwardedErr
+	case len(further) == 0:
+		return identity.SVID{}, err
+	}
+	return s.verify(append(chain, further...), bundles, now)
 }
 
 // peerReason has one reason for each rule of identity.
@@ -113,32 +146,4 @@ func peerReason(err error) Reason {
 		}
 	}
 	return Internal
-}
-
-// evidence is the evidence step: the base ID and the attested digest of an
-// SVID.
-func evidence(svid identity.SVID) (spiffeid.ID, identity.Digest, *denial) {
-	if svid.Leaf() == nil {
-		return spiffeid.ID{}, identity.Digest{}, deny(EvidenceMissing, "the proxy asked over a plain Unix socket, which says nothing about what it runs")
-	}
-	base, digest, err := identity.Split(svid.ID())
-	switch {
-	case errors.Is(err, identity.ErrNoDigest):
-		return spiffeid.ID{}, identity.Digest{}, deny(EvidenceMissing, "%v", err)
-	case err != nil:
-		return spiffeid.ID{}, identity.Digest{}, deny(EvidenceMalformed, "%v", err)
-	}
-	return base, digest, nil
-}
-
-// known is the workload step: the snapshot in force knows the workload and
-// lets it run that digest.
-func known(w *workload, digest identity.Digest, from source) (caller, *denial) {
-	switch {
-	case w.revoked[digest]:
-		return caller{}, deny(DigestRevoked, "workload %q runs %s", w.name, digest)
-	case !w.allowed[digest]:
-		return caller{}, deny(DigestNotAllowed, "workload %q runs %s", w.name, digest)
-	}
-	return caller{workload: w, digest: digest, evidence: from}, nil
 }

@@ -96,10 +96,12 @@ func (s *Server) decide(ctx context.Context, c *check) Decision {
 	c.plan = plan
 
 	c.asker, fault = s.asker(ctx, plan, c.now)
+	if c.asker.proxy != nil {
+		c.facts.Proxy = c.asker.proxy.proxy.Name
+	}
 	if fault != nil {
 		return c.refuse(fault)
 	}
-	c.facts.Proxy = c.asker.proxy.proxy.Name
 	marks := force.marks(c.asker.proxy, c.now)
 
 	listener, fault := listenerOf(marks, in)
@@ -108,7 +110,7 @@ func (s *Server) decide(ctx context.Context, c *check) Decision {
 	}
 	c.facts.Listener, c.facts.Direction = listener.name, string(listener.direction)
 
-	caller, fault := s.caller(c, plan, listener.direction, attributes.GetSource().GetCertificate())
+	caller, fault := s.caller(c, plan, listener.direction, attributes)
 	if fault != nil {
 		return c.refuse(fault)
 	}
@@ -154,7 +156,7 @@ func (s *Server) inForce(c *check) (*force, *denial) {
 		return nil, deny(SnapshotMissing, "no snapshot has been adopted")
 	}
 	st := f.plan.statement
-	c.facts.Snapshot, c.facts.Commit, c.facts.Sequence = st.Root.String(), st.Commit, st.Sequence
+	c.facts.Snapshot, c.facts.Commit, c.facts.Sequence = f.plan.root, st.Commit, st.Sequence
 	if !c.now.Before(st.Expires) {
 		return nil, deny(SnapshotExpired, "the statement expired at %s", st.Expires.UTC().Format(time.RFC3339))
 	}
@@ -165,35 +167,46 @@ func (s *Server) inForce(c *check) (*force, *denial) {
 // the holder of the client certificate. Outbound, it is the workload that the
 // asking proxy fronts; they are one unit, so what it runs is attested in the
 // proxy's own SVID.
-func (s *Server) caller(c *check, plan *Plan, way direction, certificate string) (caller, *denial) {
+func (s *Server) caller(c *check, plan *Plan, way direction, a *authv3.AttributeContext) (caller, *denial) {
 	var fault *denial
-	var w *workload
-	svid, from := c.asker.svid, proxySVID
+	shown, from := identity.Presented{SVID: c.asker.svid, JWT: plan.token(a)}, proxySVID
 	if way == inbound {
 		from = peerSVID
-		if svid, fault = s.peer(plan, certificate, c.now); fault != nil {
+		if shown.SVID, fault = s.peer(plan, a, c.now); fault != nil {
 			return caller{}, fault
 		}
+		c.facts.SPIFFEID, c.facts.TrustDomain = shown.SVID.ID().String(), shown.SVID.ID().TrustDomain().Name()
 	}
-	if way == inbound {
-		c.facts.SPIFFEID, c.facts.TrustDomain = svid.ID().String(), svid.ID().TrustDomain().Name()
-	}
-	base, digest, fault := evidence(svid)
+	base, digest, fault := attested(shown.SVID)
 	if fault != nil {
 		return caller{}, fault
+	}
+	w := plan.byID[base]
+	if way != inbound {
+		w = plan.byName[c.asker.proxy.proxy.Workload]
+	}
+	if digest.IsZero() {
+		waived, fault := plan.waive(w, shown, c.now)
+		if fault != nil {
+			return caller{}, fault
+		}
+		c.facts.named(w, digestUnproven, "")
+		return caller{workload: w, waived: waived}, nil
 	}
 	c.facts.Digest, c.facts.Evidence = digest.String(), string(from)
 	if way == inbound {
 		c.facts.SPIFFEID = base.String()
-		w = plan.byID[base]
-	} else if w = plan.byName[c.asker.proxy.proxy.Workload]; w != nil {
-		c.facts.SPIFFEID, c.facts.TrustDomain = w.id.String(), w.id.TrustDomain().Name()
 	}
 	if w == nil {
 		return caller{}, deny(WorkloadUnknown, "%s caller %q, proxy %q", way, c.facts.SPIFFEID, c.facts.Proxy)
 	}
-	c.facts.Workload = w.name
-	return known(w, digest, from)
+	c.facts.named(w, c.facts.Digest, from)
+	agreed, err := identity.Agree(digest, shown, w.asked, c.now)
+	if err != nil {
+		return caller{}, deny(evidenceReason(err), "%v", err)
+	}
+	c.facts.agreed(agreed)
+	return caller{workload: w, digest: digest, evidence: from, agreed: agreed}, known(w, digest)
 }
 
 // policy is the policy step. It comes last, so Rego can only narrow.
@@ -267,7 +280,7 @@ func (s *Server) newRecord(ctx context.Context, c *check, d Decision) (Record, e
 		r.Path = c.plan.mesh.PolicyPath
 	}
 	var err error
-	if r.Input, r.Erased, err = redact(c.req, d.Facts()); err != nil {
+	if r.Input, r.Erased, err = redact(c.req, d.Facts(), s.tokenHeaders()); err != nil {
 		return Record{}, fmt.Errorf("record of decision %s: %w", d.ID(), err)
 	}
 	return r, nil

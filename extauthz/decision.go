@@ -3,6 +3,7 @@ package extauthz
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"slices"
 
 	"meshseal/policies"
 )
@@ -57,8 +58,11 @@ func (d Decision) Word() string {
 // step that was left out leaves its zero value, and that denies.
 func allow(id string, f Facts, a asker, c caller, p passage, r policies.Result) Decision {
 	switch {
-	case a.proxy == nil, c.workload == nil, c.digest.IsZero(), c.evidence == "", p.listener == nil, !r.Allowed:
+	case a.proxy == nil, !c.whole(), p.listener == nil, !r.Allowed:
 		return refuse(id, f, deny(Internal, "a step was left out"), nil)
+	}
+	if p.chain.forwards {
+		r.RequestHeadersToRemove = append(slices.Clip(r.RequestHeadersToRemove), forwardedHeader)
 	}
 	return Decision{id: id, allowed: true, reason: OK, facts: f, edits: &r}
 }

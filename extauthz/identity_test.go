@@ -161,7 +161,6 @@ func TestRevocation(t *testing.T) {
 // TestAskingProxy: who asks is who the connection says.
 func TestAskingProxy(t *testing.T) {
 	w := newWorld(t)
-	ordersID := "spiffe://shop.test/ns/shop/orders"
 	for _, c := range []struct {
 		name string
 		by   func() tls.Certificate

@@ -6,6 +6,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
+	"meshseal/identity"
 	"meshseal/snapshot"
 )
 
@@ -20,7 +21,12 @@ const (
 // index is what each mark of one proxy stands for. It is built once from the
 // sealed resources and never changed.
 type index struct {
-	proxy     snapshot.Proxy
+	proxy snapshot.Proxy
+	// allowed are the digests that the Envoy itself may run; nil where none is
+	// demanded.
+	allowed map[identity.Digest]bool
+	// forwards: the build makes Envoy hand over the caller's certificates.
+	forwards  bool
 	listeners map[string]*listener // by mark
 	routes    map[string][]place   // by mark; equal routes of one virtual host share one
 	clusters  map[string]string    // mark to name
@@ -48,6 +54,9 @@ type chain struct {
 	kind     chainKind
 	table    table    // HTTP: where its routes stand
 	clusters []string // TCP: where it leads
+	// forwards: Envoy hands over the caller's certificates in a header that is
+	// for meshseal alone, and that the backend must not get.
+	forwards bool
 }
 
 // table is a route table: one that is fetched by its name, or one that stands
@@ -76,12 +85,19 @@ type place struct {
 // newIndex reads the resources of one proxy. An error means that the marks of
 // the snapshot are ambiguous or that a resource cannot be read, so that no
 // request through this proxy could be judged.
-func newIndex(p snapshot.Proxy, resource func(snapshot.Digest) ([]byte, bool)) (*index, error) {
+func newIndex(p snapshot.Proxy, mesh snapshot.Mesh, resource func(snapshot.Digest) ([]byte, bool)) (*index, error) {
 	x := &index{
 		proxy:     p,
+		forwards:  mesh.Evidence.Chain,
 		listeners: map[string]*listener{},
 		routes:    map[string][]place{},
 		clusters:  map[string]string{},
+	}
+	if len(p.Allowed) > 0 {
+		var err error
+		if x.allowed, err = allowedDigests(p.Allowed); err != nil {
+			return nil, fmt.Errorf("proxy %q: allowed: %w", p.Name, err)
+		}
 	}
 	for _, e := range p.Entries {
 		data, ok := resource(e.Hash)

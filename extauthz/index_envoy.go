@@ -78,6 +78,7 @@ func (x *index) addFilter(l *listener, c *chain, config *anypb.Any) error {
 			return err
 		}
 		c.kind = kindHTTP
+		c.forwards = x.forwards && l.direction == inbound && handsOver(m)
 		c.table = table{name: m.GetRds().GetRouteConfigName()}
 		if inline := m.GetRouteConfig(); inline != nil {
 			c.table = table{name: inline.GetName(), listener: l.name, chain: c.name}
@@ -92,6 +93,18 @@ func (x *index) addFilter(l *listener, c *chain, config *anypb.Any) error {
 		c.clusters = tcpClusters(m)
 	}
 	return nil
+}
+
+// forwardedHeader is where Envoy hands over the certificates that a caller sent.
+const forwardedHeader = "x-forwarded-client-cert"
+
+// handsOver reports whether a connection manager has the form in which the build
+// makes Envoy hand over the caller's certificates: in place of what the client
+// sent, its chain and nothing else. Any other form is the user's own, whose
+// backends may read that header.
+func handsOver(m *hcmv3.HttpConnectionManager) bool {
+	return m.GetForwardClientCertDetails() == hcmv3.HttpConnectionManager_SANITIZE_SET &&
+		proto.Equal(m.GetSetCurrentClientCertDetails(), &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Chain: true})
 }
 
 func tcpClusters(m *tcpv3.TcpProxy) []string {

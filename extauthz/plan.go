@@ -18,23 +18,24 @@ import (
 type Plan struct {
 	snapshot  *snapshot.Snapshot
 	statement snapshot.Statement
+	root      string // of the statement, as text
 	mesh      snapshot.Mesh
 	program   *policies.Program
 	trusted   map[spiffeid.TrustDomain]bool
 	byID      map[spiffeid.ID]*workload
 	byName    map[string]*workload
 	proxies   map[string]*index
+	// sources are those of evidence beside the SPIFFE ID's path; extension is
+	// among them, nil where the mesh names no OID.
+	sources   map[identity.EvidenceKind]identity.Evidence
+	extension *identity.Extension
+	unmet     []string
+	// tokenNames is the header of JWT-SVIDs, if there is one.
+	tokenNames []string
 }
 
 // Snapshot is the snapshot that the plan was made of.
 func (p *Plan) Snapshot() *snapshot.Snapshot { return p.snapshot }
-
-// workload is one caller identity and the digests that it may and may not run.
-type workload struct {
-	name             string
-	id               spiffeid.ID
-	allowed, revoked map[identity.Digest]bool
-}
 
 // Prepare makes a plan of a snapshot. An error means that nothing could be
 // decided by it, and that the snapshot in force has to stay.
@@ -42,6 +43,7 @@ func (s *Server) Prepare(snap *snapshot.Snapshot) (*Plan, error) {
 	p := &Plan{
 		snapshot:  snap,
 		statement: snap.Statement(),
+		root:      snap.Root().String(),
 		mesh:      snap.Mesh(),
 		trusted:   map[spiffeid.TrustDomain]bool{},
 		byID:      map[spiffeid.ID]*workload{},
@@ -51,13 +53,17 @@ func (s *Server) Prepare(snap *snapshot.Snapshot) (*Plan, error) {
 	for _, td := range p.mesh.TrustDomains {
 		p.trusted[td] = true
 	}
+	if err := p.prepareSources(s.config); err != nil {
+		return nil, err
+	}
+	waivers := snap.Waivers()
 	for _, w := range snap.Workloads() {
-		if err := p.addWorkload(w); err != nil {
+		if err := p.addWorkload(w, waivers); err != nil {
 			return nil, fmt.Errorf("workload %q: %w", w.Name, err)
 		}
 	}
 	for _, proxy := range snap.Proxies() {
-		x, err := newIndex(proxy, snap.Resource)
+		x, err := newIndex(proxy, p.mesh, snap.Resource)
 		if err != nil {
 			return nil, err
 		}
@@ -74,20 +80,29 @@ func (s *Server) Prepare(snap *snapshot.Snapshot) (*Plan, error) {
 	return p, nil
 }
 
-func (p *Plan) addWorkload(m snapshot.Workload) error {
-	w := &workload{name: m.Name, id: m.ID, allowed: map[identity.Digest]bool{}, revoked: map[identity.Digest]bool{}}
+func (p *Plan) addWorkload(m snapshot.Workload, waivers []snapshot.Waiver) error {
+	w := &workload{name: m.Name, id: m.ID, revoked: map[identity.Digest]bool{}}
+	var err error
+	if w.allowed, err = allowedDigests(m.Allowed); err != nil {
+		return err
+	}
 	for _, d := range m.Revoked {
 		w.revoked[d] = true // an image that runs alone
 	}
 	for _, set := range m.Allowed {
-		d, err := identity.SetDigest(set)
-		if err != nil {
-			return err
-		}
-		w.allowed[d] = true
 		if slices.ContainsFunc(set, func(i identity.Digest) bool { return slices.Contains(m.Revoked, i) }) {
+			d, err := identity.SetDigest(set)
+			if err != nil {
+				return err
+			}
 			w.revoked[d] = true
 		}
+	}
+	if m.Unproven {
+		w.unproven, _ = snapshot.UnprovenUntil(waivers, m.Name)
+	}
+	if w.asked, err = p.demands(m); err != nil {
+		return err
 	}
 	p.byID[m.ID], p.byName[m.Name] = w, w
 	return nil

@@ -31,10 +31,12 @@ const (
 	SnapshotMissing Reason = "SNAPSHOT_MISSING"
 	SnapshotExpired Reason = "SNAPSHOT_EXPIRED"
 
-	ProxyUnauthenticated Reason = "PROXY_UNAUTHENTICATED"
-	ProxySVIDInvalid     Reason = "PROXY_SVID_INVALID"
-	ProxySVIDExpired     Reason = "PROXY_SVID_EXPIRED"
-	ProxyUnknown         Reason = "PROXY_UNKNOWN"
+	ProxyUnauthenticated  Reason = "PROXY_UNAUTHENTICATED"
+	ProxySVIDInvalid      Reason = "PROXY_SVID_INVALID"
+	ProxySVIDExpired      Reason = "PROXY_SVID_EXPIRED"
+	ProxyUnknown          Reason = "PROXY_UNKNOWN"
+	ProxyDigestMissing    Reason = "PROXY_DIGEST_MISSING"
+	ProxyDigestNotAllowed Reason = "PROXY_DIGEST_NOT_ALLOWED"
 
 	PeerCertificateMissing   Reason = "PEER_CERTIFICATE_MISSING"
 	PeerCertificateMalformed Reason = "PEER_CERTIFICATE_MALFORMED"
@@ -49,6 +51,21 @@ const (
 
 	EvidenceMissing   Reason = "EVIDENCE_MISSING"
 	EvidenceMalformed Reason = "EVIDENCE_MALFORMED"
+
+	EvidenceUnprovenEnded      Reason = "EVIDENCE_UNPROVEN_ENDED"
+	EvidenceExtensionMissing   Reason = "EVIDENCE_EXTENSION_MISSING"
+	EvidenceExtensionMalformed Reason = "EVIDENCE_EXTENSION_MALFORMED"
+	EvidenceJWTMissing         Reason = "EVIDENCE_JWT_MISSING"
+	EvidenceJWTInvalid         Reason = "EVIDENCE_JWT_INVALID"
+	EvidenceJWTExpired         Reason = "EVIDENCE_JWT_EXPIRED"
+	EvidenceJWTNotYetValid     Reason = "EVIDENCE_JWT_NOT_YET_VALID"
+	EvidenceJWTAudience        Reason = "EVIDENCE_JWT_AUDIENCE"
+	EvidenceJWTTooOld          Reason = "EVIDENCE_JWT_TOO_OLD"
+	EvidenceJWTSubject         Reason = "EVIDENCE_JWT_SUBJECT"
+	EvidenceEntryMissing       Reason = "EVIDENCE_ENTRY_MISSING"
+	EvidenceEntryUnpinned      Reason = "EVIDENCE_ENTRY_UNPINNED"
+	EvidenceEntryUnknown       Reason = "EVIDENCE_ENTRY_UNKNOWN"
+	EvidenceDisagrees          Reason = "EVIDENCE_DISAGREES"
 
 	WorkloadUnknown  Reason = "WORKLOAD_UNKNOWN"
 	DigestNotAllowed Reason = "DIGEST_NOT_ALLOWED"

@@ -88,6 +88,35 @@ func ruled(rego string, opts ...option) func(t *testing.T) (*world, *question) {
 	}
 }
 
+// demanded asks in a world in which web demands evidence.
+func demanded(kinds []identity.EvidenceKind, ask func(*evidenced) *question) func(t *testing.T) (*world, *question) {
+	return func(t *testing.T) (*world, *question) {
+		e := demanding(t, kinds)
+		return e.world, ask(e)
+	}
+}
+
+func extended(digest string) func(*evidenced) *question {
+	return func(e *evidenced) *question {
+		return e.honest().with(identitytest.Envoy(e.svid(webID, image("web-1"), extension(digest))))
+	}
+}
+
+func claiming(change func(*evidenced, map[string]any)) func(*evidenced) *question {
+	return func(e *evidenced) *question {
+		claims := e.claims()
+		change(e, claims)
+		return e.showing(e.shopJWT.sign(claims))
+	}
+}
+
+func unsure(err error) func(*evidenced) *question {
+	return func(e *evidenced) *question {
+		e.entries.err = err
+		return e.honest()
+	}
+}
+
 // produced has, for each reason, a question that is answered with it.
 var produced = map[extauthz.Reason]func(t *testing.T) (*world, *question){
 	extauthz.OK: varied(func(*world, *question) {}),
@@ -135,6 +164,34 @@ var produced = map[extauthz.Reason]func(t *testing.T) (*world, *question){
 
 	extauthz.EvidenceMissing:   withPeer(func(w *world) string { return identitytest.Envoy(w.shop.SVID(w.t, webID)) }),
 	extauthz.EvidenceMalformed: withPeer(func(w *world) string { return identitytest.Envoy(w.shop.SVID(w.t, webID+"/sha256/ab")) }),
+
+	extauthz.ProxyDigestMissing: func(t *testing.T) (*world, *question) {
+		w := newWorld(t, content(pinned(snapshot.ImageSet{image("orders-1")})))
+		return w, w.honest().asking(w.as(w.shop.SVID(t, ordersID)))
+	},
+	extauthz.ProxyDigestNotAllowed: func(t *testing.T) (*world, *question) {
+		w := newWorld(t, content(pinned(snapshot.ImageSet{image("envoy-1")})))
+		return w, w.honest()
+	},
+
+	extauthz.EvidenceUnprovenEnded: func(t *testing.T) (*world, *question) {
+		w := newWorld(t, content(unproven(untilIn(time.Minute))))
+		w.clock.advance(2 * time.Minute)
+		return w, w.honest().with(identitytest.Envoy(w.shop.SVID(t, webID)))
+	},
+	extauthz.EvidenceExtensionMissing:   demanded(demandExtension, (*evidenced).honest),
+	extauthz.EvidenceExtensionMalformed: demanded(demandExtension, extended("latest")),
+	extauthz.EvidenceDisagrees:          demanded(demandExtension, extended(image("web-2").String())),
+	extauthz.EvidenceJWTMissing:         demanded(demandJWT, (*evidenced).honest),
+	extauthz.EvidenceJWTInvalid:         demanded(demandJWT, func(e *evidenced) *question { return e.showing("token") }),
+	extauthz.EvidenceJWTExpired:         demanded(demandJWT, claiming(func(e *evidenced, c map[string]any) { c["exp"] = e.clock.Now().Unix() })),
+	extauthz.EvidenceJWTNotYetValid:     demanded(demandJWT, claiming(func(e *evidenced, c map[string]any) { c["nbf"] = e.clock.Now().Add(time.Second).Unix() })),
+	extauthz.EvidenceJWTAudience:        demanded(demandJWT, claiming(func(_ *evidenced, c map[string]any) { c["aud"] = "other" })),
+	extauthz.EvidenceJWTTooOld:          demanded(demandJWT, claiming(func(e *evidenced, c map[string]any) { c["iat"] = e.clock.Now().Add(-time.Hour).Unix() })),
+	extauthz.EvidenceJWTSubject:         demanded(demandJWT, claiming(func(_ *evidenced, c map[string]any) { c["sub"] = webID })),
+	extauthz.EvidenceEntryMissing:       demanded(demandEntry, unsure(identity.ErrEntryMissing)),
+	extauthz.EvidenceEntryUnpinned:      demanded(demandEntry, unsure(identity.ErrEntryUnpinned)),
+	extauthz.EvidenceEntryUnknown:       demanded(demandEntry, unsure(identity.ErrEntryUnknown)),
 
 	extauthz.WorkloadUnknown:  withPeer(func(w *world) string { return identitytest.Envoy(w.svid("spiffe://shop.test/nobody", image("web-1"))) }),
 	extauthz.DigestNotAllowed: withPeer(func(w *world) string { return identitytest.Envoy(w.svid(webID, image("web-2"))) }),

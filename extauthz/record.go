@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
+	"meshseal/identity"
 	"meshseal/policies"
 )
 
@@ -56,19 +58,38 @@ type Facts struct {
 	Direction   string `json:"direction,omitempty"`
 	SPIFFEID    string `json:"spiffe_id,omitempty"` // the caller's base ID
 	TrustDomain string `json:"trust_domain,omitempty"`
-	Digest      string `json:"digest,omitempty"`
-	Evidence    string `json:"evidence,omitempty"`
-	Workload    string `json:"workload,omitempty"`
-	Listener    string `json:"listener,omitempty"`
-	Chain       string `json:"chain,omitempty"`
-	Route       string `json:"route,omitempty"`
-	Cluster     string `json:"cluster,omitempty"`
+	// Digest is what the caller runs, or "unproven".
+	Digest   string `json:"digest,omitempty"`
+	Evidence string `json:"evidence,omitempty"` // empty where nothing proves Digest
+	// EvidenceAgreed are the further kinds of evidence that said the same, sorted.
+	EvidenceAgreed []string `json:"evidence_agreed,omitempty"`
+
+	Workload string `json:"workload,omitempty"`
+	Listener string `json:"listener,omitempty"`
+	Chain    string `json:"chain,omitempty"`
+	Route    string `json:"route,omitempty"`
+	Cluster  string `json:"cluster,omitempty"`
+}
+
+// named notes the workload that a caller was found to be, and what it runs.
+func (f *Facts) named(w *workload, digest string, from source) {
+	f.SPIFFEID, f.TrustDomain, f.Workload = w.id.String(), w.id.TrustDomain().Name(), w.name
+	f.Digest, f.Evidence = digest, string(from)
+}
+
+// agreed notes the kinds of evidence that said what the SPIFFE ID says.
+func (f *Facts) agreed(kinds []identity.EvidenceKind) {
+	for _, k := range kinds {
+		f.EvidenceAgreed = append(f.EvidenceAgreed, string(k))
+	}
+	slices.Sort(f.EvidenceAgreed)
 }
 
 // policy is the facts as Rego sees them.
 func (f Facts) policy() policies.Facts {
 	return policies.Facts{
-		SPIFFEID: f.SPIFFEID, TrustDomain: f.TrustDomain, Digest: f.Digest, Evidence: f.Evidence, Workload: f.Workload,
+		SPIFFEID: f.SPIFFEID, TrustDomain: f.TrustDomain, Workload: f.Workload,
+		Digest: f.Digest, Evidence: f.Evidence, EvidenceAgreed: f.EvidenceAgreed,
 		Proxy: f.Proxy, Direction: f.Direction, Snapshot: f.Snapshot, Commit: f.Commit,
 		Listener: f.Listener, Chain: f.Chain, Route: f.Route, Cluster: f.Cluster,
 	}

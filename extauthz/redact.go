@@ -29,16 +29,35 @@ var secretHeaders = map[string]bool{
 	"x-forwarded-client-cert": true,
 }
 
+// tokenHeaders are the headers in which meshes in force or superseded expect a
+// JWT-SVID; those who call may still send it in a header of the one before.
+func (s *Server) tokenHeaders() []string {
+	f := s.force.Load()
+	if f == nil || f.plan == nil {
+		return nil
+	}
+	names := f.plan.tokenNames
+	for _, old := range f.superseded {
+		names = append(slices.Clip(names), old.plan.tokenNames...)
+	}
+	return names
+}
+
+// likeToken finds a JSON Web Token in any header: its first part is the base64
+// of an object, which begins with {". Where no snapshot says which header has
+// one, this is what keeps it out of the records.
+var likeToken = regexp.MustCompile(`\beyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.`)
+
 // redact is the request as a record shows it: the document that the policy
 // sees, and JSON pointers to what was left out of it, namely certificates,
-// bodies, and the headers above. A request that makes no such document is
-// shown as it came.
-func redact(req *authv3.CheckRequest, f Facts) (input json.RawMessage, erased []string, err error) {
+// bodies, the headers above, those named, and those that hold a token. A request
+// that makes no such document is shown as it came.
+func redact(req *authv3.CheckRequest, f Facts, tokens []string) (input json.RawMessage, erased []string, err error) {
 	if req.GetAttributes() == nil {
 		return nil, nil, nil
 	}
 	m := proto.Clone(req).(*authv3.CheckRequest)
-	e := &eraser{}
+	e := &eraser{tokens: tokens}
 	e.peer("source", m.GetAttributes().GetSource())
 	e.peer("destination", m.GetAttributes().GetDestination())
 	e.http(m.GetAttributes().GetRequest().GetHttp())
@@ -58,7 +77,16 @@ func redact(req *authv3.CheckRequest, f Facts) (input json.RawMessage, erased []
 	return input, e.pointers, nil
 }
 
-type eraser struct{ pointers []string }
+type eraser struct {
+	pointers []string
+	tokens   []string // further headers, in lower case
+}
+
+// secret reports whether a header is left out.
+func (e *eraser) secret(name, value string) bool {
+	name = strings.ToLower(name)
+	return secretHeaders[name] || slices.Contains(e.tokens, name) || strings.Contains(value, "eyJ") && likeToken.MatchString(value)
+}
 
 const attributesPointer = "/input/attributes/"
 
@@ -91,7 +119,7 @@ func (e *eraser) http(h *authv3.AttributeContext_HttpRequest) {
 		e.pointers = append(e.pointers, "/input/parsed_body")
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.GetHeaders())) {
-		if secretHeaders[strings.ToLower(name)] {
+		if e.secret(name, h.Headers[name]) {
 			delete(h.Headers, name)
 			e.erased(at+"headers", name)
 		}

@@ -10,6 +10,7 @@ package extauthz
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,15 @@ type Config struct {
 	// Bundles are the trust bundles of the moment; required. A new pointer
 	// drops what was verified with the old one.
 	Bundles func() *identity.TrustBundles
+	// JWTBundles are the keys of JWT-SVIDs of the moment; nil where this server
+	// gets none. Then the callers of workloads that demand a JWT-SVID are denied.
+	JWTBundles func() *identity.JWTBundles
+	// Entries tells what SPIRE's registration entries pin; nil where this server
+	// watches none. Then the callers of workloads that demand it are denied.
+	Entries identity.Evidence
+	// Intermediates help to find the way from a certificate to its trust bundle;
+	// the server adds those of the chains that it verified. Nil helps with none.
+	Intermediates *identity.Intermediates
 	// Now is the clock; required.
 	Now func() time.Time
 	// Records keeps the record of each decision; required.
@@ -64,6 +74,8 @@ func New(c Config) (*Server, error) {
 		return nil, errors.New("extauthz: no clock is configured")
 	case c.Records == nil:
 		return nil, errors.New("extauthz: no recorder is configured; a decision that leaves no record is not given")
+	case c.Entries != nil && c.Entries.Kind() != identity.SPIREEntry:
+		return nil, fmt.Errorf("extauthz: the source of entries is one of %q", c.Entries.Kind())
 	case c.Deadline < 0:
 		return nil, errors.New("extauthz: the deadline of a check is negative")
 	}

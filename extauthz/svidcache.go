@@ -25,17 +25,20 @@ type svidCache struct {
 	young, old map[[sha256.Size]byte]identity.SVID
 }
 
-// verify returns the SVID behind key, verifying the chain that read returns
-// where it is not remembered.
-func (c *svidCache) verify(key [sha256.Size]byte, bundles *identity.TrustBundles, now time.Time, read func() ([]*x509.Certificate, error)) (identity.SVID, error) {
+// verify returns the SVID behind key, asking fresh where it is not remembered.
+//
+// Two keys are never of one leaf and two SVIDs: the leaf decides the ID, and
+// which intermediates helped to find a way to the bundle decides only how long
+// that way is good. So where a remembered way has ended and the leaf has not,
+// fresh is asked for another one.
+func (c *svidCache) verify(key [sha256.Size]byte, bundles *identity.TrustBundles, now time.Time, fresh func() (identity.SVID, error)) (identity.SVID, error) {
 	if s, ok := c.get(key, bundles); ok {
-		return s, s.ValidAt(now)
+		err := s.ValidAt(now)
+		if err == nil || now.Before(s.Leaf().NotBefore) || now.After(s.Leaf().NotAfter) {
+			return s, err
+		}
 	}
-	chain, err := read()
-	if err != nil {
-		return identity.SVID{}, err
-	}
-	s, err := identity.VerifySVID(chain, bundles, now)
+	s, err := fresh()
 	if err != nil {
 		return identity.SVID{}, err
 	}
@@ -84,18 +87,16 @@ const (
 )
 
 func handedOverKey(urlEncoded string) [sha256.Size]byte {
-	h := sha256.New()
-	h.Write([]byte{keyHandedOver})
-	h.Write([]byte(urlEncoded))
-	return [sha256.Size]byte(h.Sum(nil))
+	text := make([]byte, 0, 1+len(urlEncoded))
+	return sha256.Sum256(append(append(text, keyHandedOver), urlEncoded...))
 }
 
 func connectionKey(chain []*x509.Certificate) [sha256.Size]byte {
-	h := sha256.New()
-	h.Write([]byte{keyConnection})
+	var room [1 + 4*sha256.Size]byte // for a usual chain
+	text := append(room[:0], keyConnection)
 	for _, c := range chain {
 		sum := sha256.Sum256(c.Raw)
-		h.Write(sum[:])
+		text = append(text, sum[:]...)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return sha256.Sum256(text)
 }

@@ -57,6 +57,9 @@ func endSpan(span trace.Span, d Decision) {
 			span.SetAttributes(attribute.String(a.key, a.value))
 		}
 	}
+	if len(f.EvidenceAgreed) > 0 {
+		span.SetAttributes(attribute.StringSlice("meshseal.evidence_agreed", f.EvidenceAgreed))
+	}
 	if d.Step() == StepAnswer {
 		span.SetStatus(otelcodes.Error, string(d.Reason()))
 	}
