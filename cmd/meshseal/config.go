@@ -31,6 +31,7 @@ type serveConfig struct {
 	Listeners []listenerConfig `yaml:"listeners"`
 	HTTP      httpConfig       `yaml:"http"`
 	Webhook   webhookConfig    `yaml:"webhook"`
+	SPIRE     spireConfig      `yaml:"spire"`
 	Records   recordsConfig    `yaml:"records"`
 	// Deadline bounds one check; 500ms if unset. Keep it below the timeout of
 	// the ext_authz filter, so that a slow check is denied with its reason.
@@ -150,7 +151,7 @@ func scalars(v reflect.Value, prefix string, into map[string]reflect.Value) {
 		switch field.Kind() {
 		case reflect.Struct:
 			scalars(field, name+".", into)
-		case reflect.String, reflect.Int, reflect.Int64:
+		case reflect.String, reflect.Int, reflect.Int64, reflect.Bool:
 			into[name] = field
 		}
 	}
@@ -165,6 +166,7 @@ func defaults() *serveConfig {
 	return &serveConfig{
 		Source:   sourceConfig{Poll: pollUnset, Git: defaultGit()},
 		Records:  recordsConfig{Path: "-", OnFailure: "deny"},
+		SPIRE:    spireConfig{Poll: defaultSPIREPoll},
 		Deadline: 500 * time.Millisecond,
 		Drain:    2 * time.Second,
 	}
@@ -194,6 +196,7 @@ func (c *serveConfig) check() error {
 	}
 	refuse(!git && c.Source.Git != defaultGit(), "source.git: name a repository or a url")
 	errs = append(errs, c.Webhook.check(git)...)
+	errs = append(errs, c.SPIRE.check(c.Identity.WorkloadAPI)...)
 	refuse(c.Source.Poll < 10*time.Millisecond, "source.poll: at least 10ms")
 	refuse(c.Deadline < time.Millisecond || c.Deadline > time.Minute, "deadline: from 1ms to 1m")
 	refuse(c.Drain < 0 || c.Drain > time.Hour, "drain: from 0s to 1h")

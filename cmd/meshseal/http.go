@@ -22,6 +22,7 @@ type probes struct {
 	follower *follower
 	xds      *xds.Server
 	metrics  *telemetry.Metrics
+	spire    *spireSide // nil where no SPIRE server is configured
 	now      func() time.Time
 	stopping atomic.Bool
 }
@@ -72,6 +73,7 @@ func (p *probes) readyz(w http.ResponseWriter, r *http.Request) {
 
 func (p *probes) status(w http.ResponseWriter, _ *http.Request) {
 	s := status{Version: version(), Proxies: p.xds.Status(), Source: sourceStatus{AgeSeconds: p.follower.age().Seconds(), Signer: p.follower.source.signer()}}
+	s.SPIRE = p.spire.status(p.now())
 	if refused := p.follower.refused.Load(); refused != nil {
 		s.Source.Refused = *refused
 	}

@@ -84,8 +84,15 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	}
 	defer self.close()
 
+	adopter := &adopter{store: store, metrics: metrics, log: log}
+	if adopter.spire, err = openSPIRESide(config.SPIRE, self.source, adopter.current.Load, metrics, log); err != nil {
+		return err
+	}
+	defer adopter.spire.close()
+
 	authz, err := extauthz.New(extauthz.Config{
 		Bundles:         self.bundles,
+		Entries:         adopter.spire.evidence(),
 		Now:             time.Now,
 		Records:         extauthz.NewLines(records),
 		AllowUnrecorded: config.Records.OnFailure == "allow",
@@ -105,7 +112,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	}
 	defer control.Close()
 
-	adopter := &adopter{store: store, authz: authz, xds: control, metrics: metrics, log: log}
+	adopter.authz, adopter.xds = authz, control
 	if err := adopter.restore(time.Now()); err != nil {
 		return err
 	}
@@ -120,7 +127,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	if err != nil {
 		return err
 	}
-	web, err := listenHTTP(config.HTTP, &probes{adopter: adopter, follower: follow, xds: control, metrics: metrics, now: time.Now})
+	web, err := listenHTTP(config.HTTP, &probes{adopter: adopter, follower: follow, xds: control, metrics: metrics, spire: adopter.spire, now: time.Now})
 	if err != nil {
 		closeAll(listeners)
 		return err
@@ -134,6 +141,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	// All that runs, in one list: the first to return an error stops the rest.
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return follow.run(ctx) })
+	adopter.spire.run(ctx, group)
 	if hook != nil {
 		group.Go(hook.serve)
 		group.Go(func() error { <-ctx.Done(); return hook.close() })
@@ -195,7 +203,8 @@ func (nopCloser) Close() error { return nil }
 type self struct {
 	certificate func() (*tls.Certificate, error)
 	bundles     func() *identity.TrustBundles
-	files       *bundleFiles // nil where the Workload API brings the bundles
+	files       *bundleFiles  // nil where the Workload API brings the bundles
+	source      *spire.Source // nil where the files do
 	close       func()
 }
 
@@ -207,7 +216,7 @@ func openIdentity(ctx context.Context, c identityConfig, log *slog.Logger) (*sel
 		if err != nil {
 			return nil, fmt.Errorf("identity.workload_api: %w", err)
 		}
-		return &self{certificate: source.Certificate, bundles: source.Bundles, close: source.Close}, nil
+		return &self{certificate: source.Certificate, bundles: source.Bundles, source: source, close: source.Close}, nil
 	}
 	files, err := openBundles(c.TrustBundles, log)
 	if err != nil {

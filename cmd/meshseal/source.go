@@ -25,6 +25,7 @@ type adopter struct {
 	xds     *xds.Server
 	metrics *telemetry.Metrics
 	log     *slog.Logger
+	spire   *spireSide // nil where no SPIRE server is configured
 
 	current atomic.Pointer[snapshot.Snapshot] // nil: none was ever adopted
 }
@@ -79,6 +80,7 @@ func (a *adopter) serve(s *snapshot.Snapshot, plan *extauthz.Plan) {
 	a.authz.Adopt(plan)
 	a.xds.Adopt(s)
 	a.current.Store(s)
+	a.spire.adopted(s)
 	st := s.Statement()
 	a.metrics.SnapshotInForce(s.Root().String(), st.Commit, st.Sequence, st.Expires)
 }

@@ -22,6 +22,7 @@ type status struct {
 	Version  string            `json:"version"`
 	Snapshot *snapshotStatus   `json:"snapshot"` // null: none was ever adopted
 	Source   sourceStatus      `json:"source"`
+	SPIRE    *spireStatus      `json:"spire,omitempty"` // absent: no SPIRE server is configured
 	Proxies  []xds.ProxyStatus `json:"proxies"`
 }
 
@@ -57,8 +58,9 @@ func statusCommand() *cobra.Command {
 		Short: "Show what a running server has in force, and what each proxy acknowledged",
 		Long: `Ask a running server what it has in force and what each proxy acknowledged.
 Exit codes: 0 all connected proxies acknowledged the snapshot in force; 1 one
-did not yet or rejected it, the source has something that is refused, or the
-statement is overdue or has expired; 2 the server cannot be asked.`,
+did not yet or rejected it, the source has something that is refused, the
+statement is overdue or has expired, or SPIRE's entries are not what the snapshot
+wants; 2 the server cannot be asked.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
@@ -117,7 +119,7 @@ func fetchStatus(ctx context.Context, address string) (*status, error) {
 // healthy reports whether every connected proxy acknowledged the snapshot in
 // force, and nothing waits to be seen to.
 func (s *status) healthy() bool {
-	if s.Snapshot == nil || s.Snapshot.Expired || s.Snapshot.Overdue || s.Source.Refused != "" {
+	if s.Snapshot == nil || s.Snapshot.Expired || s.Snapshot.Overdue || s.Source.Refused != "" || !s.SPIRE.healthy() {
 		return false
 	}
 	for _, p := range s.Proxies {
@@ -150,6 +152,7 @@ func writeStatus(w io.Writer, s *status) error {
 	if s.Source.Signer != "" {
 		fmt.Fprintf(t, "signed by\t%s\n", s.Source.Signer)
 	}
+	writeSPIREStatus(t, s.SPIRE)
 	if s.Source.AgeSeconds < 0 {
 		fmt.Fprint(t, "source\tnot read yet\n\n")
 	} else {

@@ -222,6 +222,9 @@ func created(want Entry, r *entryv1.BatchCreateEntryResponse_Result) error {
 	if code != codes.OK && code != codes.AlreadyExists {
 		return fmt.Errorf("create entry %s for %s: %s: %s", want.ID, want.SPIFFEID, code, r.GetStatus().GetMessage())
 	}
+	if r.GetEntry() == nil { // the ID is there already, in another place
+		return fmt.Errorf("create entry %s for %s: %s: %s; another entry has this ID", want.ID, want.SPIFFEID, code, r.GetStatus().GetMessage())
+	}
 	got, err := fromProto(r.GetEntry())
 	switch {
 	case err != nil:

@@ -22,6 +22,11 @@ type Metrics struct {
 	snapshot  *prometheus.GaugeVec
 	expiry    prometheus.Gauge
 	refused   prometheus.Counter
+
+	spireSynced    prometheus.Gauge
+	spireFindings  prometheus.Gauge
+	spireFailures  prometheus.Counter
+	spireListFails prometheus.Counter
 }
 
 // buckets are those of check durations, in seconds: from a check without a
@@ -39,6 +44,12 @@ func NewMetrics() *Metrics {
 		nacks:     counters("meshseal_xds_nacks_total", "Updates that proxies refused, by type of resource.", "type"),
 		expiry:    gauge("meshseal_snapshot_expiry_timestamp_seconds", "When the statement of the snapshot in force expires; 0 without one."),
 		refused:   counter("meshseal_source_refusals_total", "Looks at the source of snapshots that failed or found what could not be adopted."),
+
+		spireSynced:    gauge("meshseal_spire_sync_timestamp_seconds", "When the registration entries were last made those that the snapshot wants; 0 if never."),
+		spireFindings:  gauge("meshseal_spire_findings", "Registration entries of others that concern identities of the mesh."),
+		spireFailures:  counter("meshseal_spire_sync_failures_total", "Synchronizations of registration entries that failed or could not make every entry."),
+		spireListFails: counter("meshseal_spire_list_failures_total", "Lists of registration entries, as evidence, that failed."),
+
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "meshseal_check_duration_seconds", Help: "Time from question to answer.", Buckets: buckets,
 		}, []string{"decision"}),
@@ -47,6 +58,7 @@ func NewMetrics() *Metrics {
 		}, []string{"root", "commit", "sequence"}),
 	}
 	m.registry.MustRegister(m.checks, m.durations, m.connected, m.denied, m.acks, m.nacks, m.snapshot, m.expiry, m.refused,
+		m.spireSynced, m.spireFindings, m.spireFailures, m.spireListFails,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	return m
 }
@@ -109,3 +121,20 @@ func (m *Metrics) SourceAge(seconds func() float64) {
 // SourceRefused counts a look at the source that ended without a snapshot that
 // could be adopted, and with an error.
 func (m *Metrics) SourceRefused() { m.refused.Inc() }
+
+// SPIRESynced notes a synchronization of registration entries: when, how many
+// findings it has (negative: not known), and whether it failed.
+func (m *Metrics) SPIRESynced(at time.Time, findings int, failed bool) {
+	if findings >= 0 {
+		m.spireFindings.Set(float64(findings))
+	}
+	if failed {
+		m.spireFailures.Inc()
+		return
+	}
+	m.spireSynced.Set(float64(at.Unix()))
+}
+
+// SPIREListFailed counts a list of registration entries, as evidence, that
+// failed.
+func (m *Metrics) SPIREListFailed() { m.spireListFails.Inc() }

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"meshseal/identity/spire"
+	"meshseal/registration"
+	"meshseal/snapshot"
+)
+
+// spireServer is what a synchronization needs of a SPIRE server.
+type spireServer interface {
+	registration.Server
+	TrustDomain(ctx context.Context) (spiffeid.TrustDomain, error)
+}
+
+// spirePlan finds what of a snapshot is for a server: a server keeps entries
+// for its own trust domain alone.
+func spireWanted(ctx context.Context, server spireServer, s *snapshot.Snapshot) (registration.Wanted, spiffeid.TrustDomain, error) {
+	all, err := registration.Of(s)
+	if err != nil {
+		return all, spiffeid.TrustDomain{}, err
+	}
+	td, err := server.TrustDomain(ctx)
+	if err != nil {
+		return all, td, err
+	}
+	if domains := s.Mesh().TrustDomains; !slices.Contains(domains, td) {
+		return all, td, fmt.Errorf("the SPIRE server is that of the trust domain %q, and the mesh %q has %v", td, s.Mesh().Name, domains)
+	}
+	wanted, _ := all.In(td)
+	return wanted, td, nil
+}
+
+// The time between two synchronizations where nothing asks for one: what others
+// change at the server is found after it.
+const spireRest = time.Minute
+
+// spireSyncer keeps the entries of a SPIRE server equal to the snapshot in
+// force. It decides nothing, and no decision waits for it.
+type spireSyncer struct {
+	server  spireServer
+	current func() *snapshot.Snapshot // what is in force; nil: nothing yet
+	retry   time.Duration             // the first pause after a failure; it doubles to spireRest
+	now     func() time.Time
+	wake    chan struct{}
+	// done is told of every synchronization: its report, or why there is none.
+	done func(spireResult)
+	last atomic.Pointer[spireResult]
+}
+
+// spireResult is one synchronization.
+type spireResult struct {
+	at      time.Time
+	root    snapshot.Digest
+	td      spiffeid.TrustDomain
+	wanted  registration.Wanted
+	report  registration.Report
+	err     error // the server could not be asked, or the snapshot is not valid now
+	refused bool  // err is about the snapshot
+}
+
+// failed is why the server may not hold what is wanted.
+func (r *spireResult) failed() error { return errors.Join(r.err, r.report.Failed()) }
+
+func newSyncer(server spireServer, current func() *snapshot.Snapshot, retry time.Duration, done func(spireResult)) *spireSyncer {
+	return &spireSyncer{server: server, current: current, retry: retry, now: time.Now, wake: make(chan struct{}, 1), done: done}
+}
+
+// look makes run synchronize at once. It never waits.
+func (s *spireSyncer) look() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run synchronizes with every adoption, and again after a rest, until ctx ends.
+func (s *spireSyncer) run(ctx context.Context) error {
+	pause := time.Duration(0)
+	for {
+		next := spireRest
+		if current := s.current(); current != nil {
+			r := s.sync(ctx, current)
+			if ctx.Err() != nil {
+				return nil
+			}
+			s.last.Store(&r)
+			if s.done != nil {
+				s.done(r)
+			}
+			if pause = min(max(2*pause, s.retry), spireRest); r.failed() == nil {
+				pause = 0
+			} else {
+				next = pause
+			}
+		}
+		rest := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+			rest.Stop()
+			return nil
+		case <-rest.C:
+		case <-s.wake:
+			rest.Stop()
+		}
+	}
+}
+
+// sync does it once. A snapshot that is not valid now registers nothing and
+// deletes nothing. What a server answers must not end this process, so a panic
+// on the way is a failure like any other.
+func (s *spireSyncer) sync(ctx context.Context, current *snapshot.Snapshot) (r spireResult) {
+	now := s.now()
+	r = spireResult{at: now, root: current.Root()}
+	defer func() {
+		if p := recover(); p != nil {
+			r.err = fmt.Errorf("a defect of meshseal: panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	if r.err = current.ValidAt(now); r.err != nil {
+		r.refused = true
+		r.err = fmt.Errorf("%s: %w; the entries stay as they are", snapshot.Code(r.err), r.err)
+		return r
+	}
+	if r.wanted, r.td, r.err = spireWanted(ctx, s.server, current); r.err == nil {
+		r.report, r.err = registration.Sync(ctx, s.server, r.wanted, now)
+	}
+	return r
+}
+
+// spireLog writes what is new in each result: a failure and a finding once, not
+// with every synchronization.
+type spireLog struct {
+	log  *slog.Logger
+	seen map[string]bool
+}
+
+func (l *spireLog) note(r spireResult) {
+	seen := map[string]bool{}
+	once := func(key string, write func()) {
+		if seen[key] = true; !l.seen[key] {
+			write()
+		}
+	}
+	if r.err != nil {
+		once(r.err.Error(), func() { l.log.Error("SPIRE's entries are not synchronized", "root", r.root, "error", r.err) })
+	}
+	for i, step := range r.report.Steps {
+		err := r.report.Errs[i]
+		level := slog.LevelInfo
+		if step.Edited {
+			level = slog.LevelWarn
+		}
+		if err == nil {
+			l.log.Log(context.Background(), level, "SPIRE entry: "+string(step.Action), "entry", step.Entry.ID, "id", step.Entry.SPIFFEID, "why", step.Why)
+			continue
+		}
+		once(err.Error(), func() {
+			l.log.Error("SPIRE entry: "+string(step.Action)+" failed", "entry", step.Entry.ID, "error", err)
+		})
+	}
+	for _, f := range r.report.Findings {
+		once(string(f.Code)+f.Entry.ID, func() {
+			l.log.Error("an entry of SPIRE that is not meshseal's gives an identity of the mesh", "code", f.Code, "entry", f.Entry.ID, "id", f.Entry.SPIFFEID, "for", f.Owner, "text", f.Text)
+		})
+	}
+	l.seen = seen
+}
+
+var _ spireServer = (*spire.Client)(nil)
