@@ -116,7 +116,8 @@ func TestSPIREMeshsealIsAWorkload(t *testing.T) {
 	if status.Code(err) != codes.PermissionDenied {
 		t.Errorf("ADS for a workload that is no proxy: %v", err)
 	}
-	answer, err := authv3.NewAuthorizationClient(conn).Check(ctx, &authv3.CheckRequest{})
+	answer, err := authv3.NewAuthorizationClient(conn).Check(ctx, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/items", Host: "app", Protocol: "HTTP/1.1"}}}})
 	if err != nil || codes.Code(answer.GetStatus().GetCode()) != codes.PermissionDenied || reason(answer) != "PROXY_UNKNOWN" {
 		t.Errorf("ext_authz for a workload that is no proxy: %v, %v", answer, err)
 	}

@@ -52,9 +52,10 @@ func Start(t T, cmd *exec.Cmd) *Process {
 		close(p.done)
 	}()
 	t.Cleanup(func() {
-		_ = p.Stop()
+		before := p.Tail() // what it says while it ends is seldom why the test failed
+		err := p.Stop()
 		if f, ok := t.(interface{ Failed() bool }); ok && f.Failed() {
-			t.Logf("the end of what %s wrote:\n%s", filepath.Base(cmd.Path), p.Tail())
+			t.Logf("%s ended with %v; the end of what it wrote before:\n%s", filepath.Base(cmd.Path), err, before)
 		}
 	})
 	return p
