@@ -57,14 +57,14 @@ var signer = sync.OnceValue(func() *snapshot.PrivateKey {
 var sequence atomic.Uint64
 
 // take makes a verified snapshot of a mesh with these proxies.
-func take(t testing.TB, mesh resources) *snapshot.Snapshot {
+func take(t testing.TB, mesh resources, change ...func(*snapshot.Content)) *snapshot.Snapshot {
 	t.Helper()
-	s, _ := issue(t, mesh)
+	s, _ := issue(t, mesh, change...)
 	return s
 }
 
 // issue is take with the means to renew the statement.
-func issue(t testing.TB, mesh resources) (s *snapshot.Snapshot, renew func() *snapshot.Snapshot) {
+func issue(t testing.TB, mesh resources, change ...func(*snapshot.Content)) (s *snapshot.Snapshot, renew func() *snapshot.Snapshot) {
 	t.Helper()
 	c := snapshot.Content{
 		Mesh: snapshot.Mesh{
@@ -90,6 +90,9 @@ func issue(t testing.TB, mesh resources) (s *snapshot.Snapshot, renew func() *sn
 			p.Entries = append(p.Entries, snapshot.Entry{Type: url, Name: xdstest.Name(m), Hash: hash})
 		}
 		c.Proxies = append(c.Proxies, p)
+	}
+	for _, f := range change {
+		f(&c)
 	}
 	now := time.Now()
 	d, err := snapshot.New(c, snapshot.Commit{

@@ -45,14 +45,16 @@ func (s *Server) identify(ctx context.Context, v *view) (caller, error) {
 		if !ok {
 			return caller{}, unknownProxy(caller{}, fmt.Sprintf("proxy %q of this socket", peer.Proxy))
 		}
-		return caller{proxy: p}, nil
+		return caller{proxy: p}, p.allows(caller{proxy: p}, identity.Digest{})
 	}
-	svid, err := identity.VerifySVID(peer.Chain, s.bundles(), s.now())
+	now := s.now()
+	svid, err := identity.VerifySVIDWith(s.intermediates, peer.Chain, s.bundles(), now)
 	if err != nil {
 		return caller{}, &denial{detail: err, client: unverified(err)}
 	}
+	s.intermediates.Learn(svid, now)
 	c := caller{id: svid.ID().String(), until: svid.NotAfter()}
-	base, _, err := identity.Split(svid.ID())
+	base, digest, err := identity.Split(svid.ID())
 	switch {
 	case errors.Is(err, identity.ErrNoDigest):
 		base = svid.ID()
@@ -67,7 +69,7 @@ func (s *Server) identify(ctx context.Context, v *view) (caller, error) {
 		return caller{}, unknownProxy(c, base.String())
 	}
 	c.proxy = p
-	return c, nil
+	return c, p.allows(c, digest)
 }
 
 var noSnapshot = &denial{

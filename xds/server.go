@@ -22,6 +22,9 @@ type Config struct {
 	// Bundles are the trust bundles by which a stream's SVID is verified, at
 	// the time of the call. Nil bundles trust nobody.
 	Bundles func() *identity.TrustBundles
+	// Intermediates help to find the way from an SVID to its trust bundle; those
+	// of the Envoys that connect are added. Nil helps with none.
+	Intermediates *identity.Intermediates
 	// Now is the clock.
 	Now func() time.Time
 	// Events is told what happens on the streams. Nil tells nobody.
@@ -37,6 +40,8 @@ type Server struct {
 	now     func() time.Time
 	events  Events
 	timing  timing
+
+	intermediates *identity.Intermediates
 
 	adopting sync.Mutex // one Adopt at a time
 	// view is what is served. It is immutable; Adopt swaps it.
@@ -89,6 +94,8 @@ func New(c Config) (*Server, error) {
 		events:  c.Events,
 		timing:  defaultTiming,
 		proxies: map[string]*proxyState{},
+
+		intermediates: c.Intermediates,
 
 		selections: newSelections(),
 	}

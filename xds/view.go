@@ -1,10 +1,13 @@
 package xds
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc/codes"
 
+	"meshseal/identity"
 	"meshseal/snapshot"
 )
 
@@ -34,7 +37,10 @@ type view struct {
 type proxyView struct {
 	name string
 	id   spiffeid.ID
-	sets map[snapshot.TypeURL]*resourceSet
+	// allowed are the digests that the Envoy itself may run; nil where none is
+	// demanded.
+	allowed map[identity.Digest]struct{}
+	sets    map[snapshot.TypeURL]*resourceSet
 	// sealed is the clusters with the carriers of the proxy's seal before them.
 	// It is made when the first delta stream asks.
 	sealed func() (*resourceSet, error)
@@ -60,7 +66,7 @@ func newView(snap content, old *view) *view {
 		if o := old.proxies[p.Name]; o != nil && kept {
 			was = o
 		}
-		pv := &proxyView{name: p.Name, id: p.ID, sets: map[snapshot.TypeURL]*resourceSet{}}
+		pv := &proxyView{name: p.Name, id: p.ID, allowed: allowed(p.Allowed), sets: map[snapshot.TypeURL]*resourceSet{}}
 		for k, t := range typeOrder {
 			if pv.sets[t] = was.set(t); !kept || same[i].types&(1<<k) == 0 {
 				pv.sets[t] = v.encoder.set(snap, entriesOf(p.Entries, t), was.set(t))
@@ -72,6 +78,38 @@ func newView(snap content, old *view) *view {
 	}
 	v.encoder.end()
 	return v
+}
+
+// allowed are the digests of complete image sets; nil if there are none. A set
+// that has no digest is none that an Envoy could run.
+func allowed(sets []snapshot.ImageSet) map[identity.Digest]struct{} {
+	if len(sets) == 0 {
+		return nil
+	}
+	digests := make(map[identity.Digest]struct{}, len(sets))
+	for _, set := range sets {
+		if d, err := identity.SetDigest(set); err == nil {
+			digests[d] = struct{}{}
+		}
+	}
+	return digests
+}
+
+// allows judges what the Envoy of a stream runs; the zero Digest stands for a
+// connection that says nothing about it.
+func (p *proxyView) allows(c caller, digest identity.Digest) error {
+	if p.allowed == nil {
+		return nil
+	}
+	if digest.IsZero() {
+		return &denial{caller: c, detail: fmt.Errorf("proxy %q has a list of what it may run, and the connection says nothing about that", p.name),
+			client: refusal(codes.PermissionDenied, "proxy %q has to prove what it runs: connect with an X.509-SVID that carries a digest allowed in its proxy.yaml", p.name)}
+	}
+	if _, ok := p.allowed[digest]; !ok {
+		return &denial{caller: c, detail: fmt.Errorf("proxy %q runs the Envoy %s", p.name, digest),
+			client: refusal(codes.PermissionDenied, "proxy %q runs what it may not run: add its digest to allowed in its proxy.yaml, if that is a release", p.name)}
+	}
+	return nil
 }
 
 // set is the resources of a type; it is empty for a type that no snapshot
