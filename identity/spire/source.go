@@ -1,5 +1,6 @@
-// Package spire gets this process's own X.509-SVID and the trust bundles from
-// a SPIFFE Workload API, such as that of a SPIRE agent, and keeps both fresh.
+// Package spire gets this process's own X.509-SVID, the trust bundles and the
+// keys of JWT-SVIDs from a SPIFFE Workload API, such as that of a SPIRE agent,
+// and keeps them fresh.
 package spire
 
 import (
@@ -32,31 +33,43 @@ type Config struct {
 	// Address is the Workload API's socket as unix:///path. Plain TCP is
 	// refused: whoever answers there would choose whom meshseal trusts.
 	Address string
-	// OnUpdate, if set, is called when a newer SVID and bundles are in force,
-	// the first ones included.
+	// OnUpdate, if set, is called when a newer SVID and bundles, or newer JWT
+	// bundles, are in force, the first ones included.
 	OnUpdate func()
 	// OnError, if set, is told what went wrong while what was received before
-	// stays in force. Both are called from one goroutine and must not block.
+	// stays in force. Both are called one at a time and must not block.
 	OnError func(error)
+	// Intermediates, if set, learns the intermediates of the own SVID, whenever
+	// there is a new one: those of a nested SPIRE server sign for others too.
+	Intermediates *identity.Intermediates
+	// Now is the clock by which the own SVID is verified for that; nil stands
+	// for time.Now.
+	Now func() time.Time
 }
 
-// Source is the newest SVID and trust bundles that the Workload API sent. It
-// outlives restarts of the agent: it reconnects, and what it has stays in force
-// until there is something newer. An expired SVID is shown as it is; the other
-// end refuses it.
+// Source is the newest SVID, trust bundles and JWT bundles that the Workload API
+// sent. It outlives restarts of the agent: it reconnects, and what it has stays
+// in force until there is something newer. An expired SVID is shown as it is; the
+// other end refuses it. The JWT bundles come on a stream of their own, and
+// neither stream waits for the other.
 type Source struct {
-	config  Config
-	state   atomic.Pointer[state]
-	lastErr atomic.Pointer[error]
-	ready   chan struct{}
-	first   sync.Once
-	cancel  context.CancelFunc
-	done    chan struct{}
+	config   Config
+	state    atomic.Pointer[state]
+	jwt      atomic.Pointer[identity.JWTBundles]
+	lastErr  atomic.Pointer[error]
+	ready    chan struct{}
+	first    sync.Once
+	closing  <-chan struct{}
+	cancel   context.CancelFunc
+	client   *workloadapi.Client
+	watches  sync.WaitGroup
+	reported sync.Mutex // held while OnUpdate or OnError runs
 }
 
 // state is one message of the Workload API.
 type state struct {
 	cert    tls.Certificate
+	chain   []*x509.Certificate
 	id      spiffeid.ID
 	bundles *identity.TrustBundles
 }
@@ -78,8 +91,12 @@ func Open(ctx context.Context, config Config) (*Source, error) {
 		cancel()
 		return nil, fmt.Errorf("workload API %s: %w", config.Address, err)
 	}
-	s := &Source{config: config, ready: make(chan struct{}), cancel: cancel, done: make(chan struct{})}
-	go s.watch(watching, client)
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	s := &Source{config: config, closing: watching.Done(), ready: make(chan struct{}), cancel: cancel, client: client}
+	s.watches.Go(func() { s.watch(watching, func() { _ = client.WatchX509Context(watching, watcher{s}) }) })
+	s.watches.Go(func() { s.watch(watching, func() { _ = client.WatchJWTBundles(watching, &jwtWatcher{Source: s}) }) })
 	select {
 	case <-s.ready:
 		return s, nil
@@ -106,20 +123,20 @@ func (s *Source) ID() spiffeid.ID { return s.state.Load().id }
 // federated ones.
 func (s *Source) Bundles() *identity.TrustBundles { return s.state.Load().bundles }
 
-// Close ends the watch and waits until it has ended. What was received stays
-// readable.
+// Close ends the watches and waits until they have ended. What was received
+// stays readable.
 func (s *Source) Close() {
 	s.cancel()
-	<-s.done
+	s.watches.Wait()
+	s.client.Close()
 }
 
-// watch lasts until Close. go-spiffe's own loop ends when the agent answers
-// with Canceled, as one that shuts down may, so it is started again.
-func (s *Source) watch(ctx context.Context, client *workloadapi.Client) {
-	defer close(s.done)
-	defer client.Close()
+// watch lasts until Close. go-spiffe's own loop, once, ends when the agent
+// answers with Canceled, as one that shuts down may, so it is started again.
+// Every error of it comes by the watcher.
+func (s *Source) watch(ctx context.Context, once func()) {
 	for ctx.Err() == nil {
-		_ = client.WatchX509Context(ctx, watcher{s}) // every error comes by OnX509ContextWatchError
+		once()
 		select {
 		case <-ctx.Done():
 		case <-time.After(maxWait / 5):
@@ -133,24 +150,59 @@ type watcher struct{ *Source }
 // OnX509ContextUpdate takes a message of the Workload API.
 func (s watcher) OnX509ContextUpdate(c *workloadapi.X509Context) {
 	next, problems := read(c)
+	if next != nil {
+		if err := s.teach(next); err != nil {
+			problems = append(problems, err)
+		}
+	}
 	for _, p := range problems {
-		s.report(p)
+		s.OnX509ContextWatchError(p)
 	}
 	if next == nil {
 		return
 	}
 	s.state.Store(next)
 	s.first.Do(func() { close(s.ready) })
+	s.updated()
+}
+
+// OnX509ContextWatchError keeps what there is.
+func (s watcher) OnX509ContextWatchError(err error) {
+	s.lastErr.Store(&err)
+	s.report(err)
+}
+
+// teach has the configured Intermediates learn those of the own SVID.
+func (s *Source) teach(next *state) error {
+	if s.config.Intermediates == nil {
+		return nil
+	}
+	now := s.config.Now()
+	svid, err := identity.VerifySVID(next.chain, next.bundles, now)
+	if err != nil {
+		return fmt.Errorf("the own SVID does not lead to the workload API's bundle: %w", err)
+	}
+	s.config.Intermediates.Learn(svid, now)
+	return nil
+}
+
+func (s *Source) updated() {
+	s.reported.Lock()
+	defer s.reported.Unlock()
 	if s.config.OnUpdate != nil {
 		s.config.OnUpdate()
 	}
 }
 
-// OnX509ContextWatchError keeps what there is.
-func (s watcher) OnX509ContextWatchError(err error) { s.report(err) }
-
+// report tells what went wrong; that a stream ends by Close is no news.
 func (s *Source) report(err error) {
-	s.lastErr.Store(&err)
+	select {
+	case <-s.closing:
+		return
+	default:
+	}
+	s.reported.Lock()
+	defer s.reported.Unlock()
 	if s.config.OnError != nil {
 		s.config.OnError(err)
 	}
@@ -185,7 +237,7 @@ func read(c *workloadapi.X509Context) (*state, []error) {
 	for _, c := range svid.Certificates {
 		cert.Certificate = append(cert.Certificate, c.Raw)
 	}
-	return &state{cert: cert, id: svid.ID, bundles: bundles}, problems
+	return &state{cert: cert, chain: svid.Certificates, id: svid.ID, bundles: bundles}, problems
 }
 
 // waits doubles the wait between attempts from minWait to maxWait.

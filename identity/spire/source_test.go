@@ -28,9 +28,10 @@ const me = "spiffe://shop.test/meshseal"
 // agent is a Workload API that sends what the test gives it.
 type agent struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
-	path string
-	say  chan any // *workload.X509SVIDResponse, or an error that ends the stream
-	stop func()
+	path   string
+	say    chan any // *workload.X509SVIDResponse, or an error that ends the stream
+	sayJWT chan any
+	stop   func()
 }
 
 func (a *agent) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.ServerStreamingServer[workload.X509SVIDResponse]) error {
@@ -71,7 +72,7 @@ func newAgent(t *testing.T) *agent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	a := &agent{path: filepath.Join(dir, "s"), say: make(chan any)}
+	a := &agent{path: filepath.Join(dir, "s"), say: make(chan any), sayJWT: make(chan any)}
 	a.start(t)
 	return a
 }
