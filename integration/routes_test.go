@@ -1,0 +1,269 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	grpccodes "google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"meshseal/internal/meshtest"
+	"meshseal/routes"
+)
+
+// quickRequests is how many requests TestRoutesAgreeWithEnvoy sends unless
+// ROUTES_REQUESTS says another number.
+const quickRequests = 12_000
+
+// wholeRequests is from how many on each kind of match has to have been taken.
+const wholeRequests = 100_000
+
+// TestRoutesAgreeWithEnvoy sends generated requests, tricks among them, to
+// generated route tables in the real Envoy, whose HTTP connection managers are
+// set as the build hardens them. An ext_authz server gets each request and the
+// name of the route that Envoy chose, as meshseal does, and compares it with
+// the route that the routes package finds. ROUTES_SEED repeats a run.
+func TestRoutesAgreeWithEnvoy(t *testing.T) {
+	t.Parallel()
+	n, seed := number(t, "ROUTES_REQUESTS", quickRequests), uint64(number(t, "ROUTES_SEED", 1))
+	w := newRouteWorld(t, seed, 24)
+	w.run(t, seed, n)
+
+	o := w.oracle
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, d := range o.differ[:min(len(o.differ), 10)] {
+		t.Errorf("%s", d)
+	}
+	if len(o.differ) > 0 {
+		t.Errorf("%d of %d requests differ (seed %d)", len(o.differ), o.compared, seed)
+	}
+	if o.compared < n/2 {
+		t.Errorf("only %d of %d requests reached ext_authz", o.compared, n)
+	}
+	t.Logf("seed %d: %d requests sent, %d compared, %d differ", seed, n, o.compared, len(o.differ))
+	for _, k := range slices.Sorted(maps.Keys(o.counts)) {
+		t.Logf("%8d  %s", o.counts[k], k)
+	}
+	for _, k := range w.kinds() {
+		if o.counts["route: "+k] == 0 && n >= wholeRequests {
+			t.Errorf("no request took a route with %s", k)
+		}
+	}
+}
+
+func number(t *testing.T, name string, unless int) int {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return unless
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%q is not a number above 0", name, s)
+	}
+	return n
+}
+
+// routeWorld is one Envoy with many route tables, each on a Unix socket of its
+// own.
+type routeWorld struct {
+	dir    string
+	tables []*genTable
+	oracle *routeOracle
+	envoy  *meshtest.Envoy
+}
+
+func newRouteWorld(t *testing.T, seed uint64, tables int) *routeWorld {
+	t.Helper()
+	w := &routeWorld{dir: t.TempDir(), oracle: &routeOracle{counts: map[string]int{}}}
+	r := rand.New(rand.NewPCG(seed, 0))
+	for i := range tables {
+		g := newGenTable(r, i)
+		table, err := routes.Compile(g.config)
+		if err != nil {
+			t.Fatalf("table %d: %v", i, err)
+		}
+		g.table = table
+		w.tables = append(w.tables, g)
+	}
+	w.oracle.tables = w.tables
+	w.oracle.serve(t, w.authz())
+	config := filepath.Join(w.dir, "envoy.json")
+	out, err := protojson.Marshal(routesBootstrap(w))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.envoy = meshtest.StartEnvoy(t, config, meshtest.AdminSocket(w.dir))
+	return w
+}
+
+func (w *routeWorld) authz() string { return filepath.Join(w.dir, "authz.sock") }
+
+func (w *routeWorld) socket(i int) string { return filepath.Join(w.dir, fmt.Sprintf("t%d.sock", i)) }
+
+// kinds are all that the generated routes ask.
+func (w *routeWorld) kinds() []string {
+	all := map[string]bool{}
+	for _, g := range w.tables {
+		for _, k := range g.kinds {
+			for _, kind := range k {
+				all[kind] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
+}
+
+// run sends n requests over a few connections at a time.
+func (w *routeWorld) run(t *testing.T, seed uint64, n int) {
+	t.Helper()
+	const senders = 4
+	var wait sync.WaitGroup
+	for s := range senders {
+		wait.Go(func() {
+			r := rand.New(rand.NewPCG(seed, uint64(s)+1))
+			conns := map[int]*rawConn{}
+			for range n / senders {
+				at := r.IntN(len(w.tables))
+				if conns[at] == nil {
+					conns[at] = &rawConn{path: w.socket(at)}
+				}
+				q := w.tables[at].request(r)
+				status, err := conns[at].do(q)
+				if err != nil {
+					t.Errorf("table %d: %q: %v", at, q.bytes(), err)
+					return
+				}
+				w.oracle.count(fmt.Sprintf("status: %d", status))
+				w.oracle.count("trick: " + q.trick)
+			}
+			for _, c := range conns {
+				c.close()
+			}
+		})
+	}
+	wait.Wait()
+	if err := w.envoy.Ended(); err != nil {
+		t.Error(err)
+	}
+}
+
+// routeOracle is an ext_authz server, a stand-in for meshseal's, that denies
+// every request and compares what Envoy says about its route with what the
+// routes package finds.
+type routeOracle struct {
+	authv3.UnimplementedAuthorizationServer
+	tables []*genTable
+
+	mu       sync.Mutex
+	compared int
+	counts   map[string]int
+	differ   []string
+}
+
+func (o *routeOracle) serve(t *testing.T, socket string) {
+	t.Helper()
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	authv3.RegisterAuthorizationServer(s, o)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Stop()
+		if err := <-done; err != nil {
+			t.Errorf("the ext_authz server: %v", err)
+		}
+	})
+}
+
+func (o *routeOracle) count(what string) {
+	o.mu.Lock()
+	o.counts[what]++
+	o.mu.Unlock()
+}
+
+func (o *routeOracle) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	at, err := strconv.Atoi(first(md.Get("table")))
+	if err != nil {
+		return nil, err
+	}
+	o.compare(o.tables[at], requestOf(req), first(md.Get("route")))
+	return &authv3.CheckResponse{
+		Status: &rpcstatus.Status{Code: int32(grpccodes.PermissionDenied)},
+		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
+			Status: &typev3.HttpStatus{Code: typev3.StatusCode_Forbidden},
+		}},
+	}, nil
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
+}
+
+func (o *routeOracle) compare(g *genTable, r *routes.Request, want string) {
+	got, ok := g.table.Match(r)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.compared++
+	if !ok || got.Name != want {
+		o.differ = append(o.differ, fmt.Sprintf("table %d: Envoy chose %q, Match %q (%t); %s\nwant: %v\ngot:  %v",
+			g.number, want, got.Name, ok, fmt.Sprintf("%+q", r), g.text(want), g.text(got.Name)))
+		return
+	}
+	if got.Route < 0 {
+		o.counts["route: require_tls"]++
+		return
+	}
+	for _, k := range g.kinds[want] {
+		o.counts["route: "+k]++
+	}
+	o.counts["domain: "+g.domainKind(got.Host, r.Authority)]++
+}
+
+// requestOf is the request as meshseal reads it from a check with raw headers.
+func requestOf(req *authv3.CheckRequest) *routes.Request {
+	h := req.GetAttributes().GetRequest().GetHttp()
+	all := routes.HeaderMap{}
+	for _, v := range h.GetHeaderMap().GetHeaders() {
+		name := strings.ToLower(v.GetKey())
+		all[name] = append(all[name], rawValue(v))
+	}
+	return &routes.Request{
+		Authority: first(all[":authority"]), Path: first(all[":path"]), Method: first(all[":method"]), Scheme: first(all[":scheme"]),
+		Headers: all, PeerCertificate: req.GetAttributes().GetSource().GetCertificate() != "",
+	}
+}
+
+func rawValue(v *corev3.HeaderValue) string {
+	if raw := v.GetRawValue(); len(raw) > 0 {
+		return string(raw)
+	}
+	return v.GetValue()
+}

@@ -1,0 +1,151 @@
+package routes
+
+import (
+	"errors"
+	"math"
+	"strings"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+)
+
+type headerKind uint8
+
+const (
+	headerText headerKind = iota
+	headerRange
+	headerPresent
+)
+
+// header is a HeaderMatcher.
+type header struct {
+	name      string
+	kind      headerKind
+	invert    bool
+	empty     bool // treat_missing_header_as_empty
+	present   bool // what headerPresent wants
+	anyIfNone bool // exact_match of "": any value will do
+	text      text
+	low, high int64 // of headerRange: from low, below high
+}
+
+func newHeader(m *routev3.HeaderMatcher, patterns patterns) (header, error) {
+	h := header{name: lower(m.GetName()), invert: m.GetInvertMatch(), empty: m.GetTreatMissingHeaderAsEmpty()}
+	if h.name == "x-request-id" {
+		if _, ok := m.GetHeaderMatchSpecifier().(*routev3.HeaderMatcher_PresentMatch); !ok {
+			return h, errors.New("Envoy notes in x-request-id, after it chose the route, whether the request is traced")
+		}
+	}
+	var err error
+	switch k := m.GetHeaderMatchSpecifier().(type) {
+	case nil:
+		h.kind, h.present = headerPresent, true
+	case *routev3.HeaderMatcher_PresentMatch:
+		h.kind, h.present = headerPresent, k.PresentMatch
+	case *routev3.HeaderMatcher_RangeMatch:
+		h.kind, h.low, h.high = headerRange, k.RangeMatch.GetStart(), k.RangeMatch.GetEnd()
+	case *routev3.HeaderMatcher_StringMatch:
+		h.text, err = newText(k.StringMatch, patterns)
+	case *routev3.HeaderMatcher_ExactMatch:
+		h.text, h.anyIfNone = text{kind: textExact, want: k.ExactMatch}, k.ExactMatch == ""
+	case *routev3.HeaderMatcher_PrefixMatch:
+		h.text = text{kind: textPrefix, want: k.PrefixMatch}
+	case *routev3.HeaderMatcher_SuffixMatch:
+		h.text = text{kind: textSuffix, want: k.SuffixMatch}
+	case *routev3.HeaderMatcher_ContainsMatch:
+		h.text = text{kind: textContains, want: k.ContainsMatch}
+	case *routev3.HeaderMatcher_SafeRegexMatch:
+		h.text.kind = textRegex
+		h.text.re, err = patterns.compile(k.SafeRegexMatch.GetRegex())
+	default:
+		err = errors.New("an unknown kind of match")
+	}
+	return h, err
+}
+
+// match looks at each value by itself: one that holds is enough, and invert
+// turns the result round.
+func (h *header) match(r *Request) bool {
+	v, ok := r.value(h.name, 0)
+	if !ok {
+		if !h.empty {
+			return h.kind == headerPresent && h.present == h.invert
+		}
+		return h.holds("") != h.invert
+	}
+	for i := 1; ok; i++ {
+		if h.holds(v) {
+			return !h.invert
+		}
+		v, ok = r.value(h.name, i)
+	}
+	return h.invert
+}
+
+func (h *header) holds(v string) bool {
+	switch h.kind {
+	case headerPresent:
+		return h.present
+	case headerRange:
+		n, ok := integer(v)
+		return ok && h.low <= n && n < h.high
+	}
+	return h.anyIfNone || h.text.match(v)
+}
+
+// value is the i-th value of a header; those that HTTP/2 has as pseudo-headers
+// are read from the request's own fields.
+func (r *Request) value(name string, i int) (string, bool) {
+	v, listed := "", false
+	if r.Headers != nil {
+		v, listed = r.Headers.Value(name, i)
+	}
+	switch name {
+	case ":path":
+		v = r.Path
+	case ":method":
+		v = r.Method
+	case ":scheme":
+		v = r.Scheme
+	case ":authority", "host": // Envoy keeps Host as :authority
+		v = r.Authority
+	default:
+		return v, listed
+	}
+	return v, i == 0 && (listed || v != "")
+}
+
+// isGRPC reports whether r is a gRPC request: its media type is
+// application/grpc, alone or with a suffix behind "+".
+func isGRPC(r *Request) bool {
+	v, _ := r.value("content-type", 0)
+	rest, ok := strings.CutPrefix(v, "application/grpc")
+	return r.Path != "" && ok && (rest == "" || rest[0] == '+')
+}
+
+// integer reads a whole number in base 10 with or without a sign.
+func integer(s string) (int64, bool) {
+	s = strings.Trim(s, " \t\n\v\f\r")
+	negative := false
+	if s != "" && (s[0] == '-' || s[0] == '+') {
+		negative, s = s[0] == '-', s[1:]
+	}
+	if s == "" {
+		return 0, false
+	}
+	limit := uint64(math.MaxInt64)
+	if negative {
+		limit++
+	}
+	var n uint64
+	for i := range len(s) {
+		d := uint64(s[i]) - '0'
+		if d > 9 || n > limit/10 || n*10+d > limit {
+			return 0, false
+		}
+		n = n*10 + d
+	}
+	if negative {
+		return int64(-n), true
+	}
+	return int64(n), true
+}
