@@ -104,7 +104,7 @@ func (p *Plan) demanded(kind identity.EvidenceKind, workload string) (identity.E
 	case identity.X509Extension:
 		a.err, mend = identity.ErrExtensionMissing, "meshseal.yaml names no evidence.x509_extension"
 	case identity.JWTSVID:
-		a.err, mend = identity.ErrJWTInvalid, "this server has no JWT bundles: they come with identity.workload_api"
+		a.err, mend = identity.ErrJWTInvalid, "this server has no JWT bundles: they come with identity.workload_api, or a trust bundle file that ends in .json"
 		if p.mesh.Evidence.JWT.Header == "" {
 			mend = "meshseal.yaml names no evidence.jwt_svid"
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
@@ -20,18 +21,20 @@ type bundleFiles struct {
 	files   map[string]string // by trust domain
 	log     *slog.Logger
 	current atomic.Pointer[identity.TrustBundles]
-	failed  string // the last error that was logged
+	jwt     atomic.Pointer[identity.JWTBundles] // the keys of JWT-SVIDs in them
+	failed  string                              // the last error that was logged
 }
 
 // openBundles reads the files for the first time; then what is wrong with them
 // is an error.
 func openBundles(files map[string]string, log *slog.Logger) (*bundleFiles, error) {
 	b := &bundleFiles{files: files, log: log}
-	first, err := readBundles(files)
+	first, jwt, err := readBundles(files)
 	if err != nil {
 		return nil, err
 	}
 	b.current.Store(first)
+	b.jwt.Store(jwt)
 	return b, nil
 }
 
@@ -51,7 +54,7 @@ func (b *bundleFiles) run(ctx context.Context, every time.Duration) error {
 }
 
 func (b *bundleFiles) read() {
-	next, err := readBundles(b.files)
+	next, jwt, err := readBundles(b.files)
 	if err != nil {
 		if b.failed != err.Error() {
 			b.failed = err.Error()
@@ -66,29 +69,46 @@ func (b *bundleFiles) read() {
 		b.current.Store(next)
 		b.log.Info("trust bundles changed", "trust_domains", fmt.Sprint(next.Domains()))
 	}
+	if !jwt.Equal(b.jwt.Load()) {
+		b.jwt.Store(jwt)
+		b.log.Info("JWT bundles changed", "trust_domains", fmt.Sprint(jwt.Domains()))
+	}
 }
+
+// spiffe reports whether a file is a SPIFFE bundle, the only form that has keys
+// of JWT-SVIDs.
+func spiffe(name string) bool { return strings.HasSuffix(name, ".json") }
 
 // readBundles reads trust bundles from files: SPIFFE bundles by the ending
 // .json, PEM otherwise.
-func readBundles(files map[string]string) (*identity.TrustBundles, error) {
+func readBundles(files map[string]string) (*identity.TrustBundles, *identity.JWTBundles, error) {
 	authorities := map[spiffeid.TrustDomain][]*x509.Certificate{}
+	keys := map[spiffeid.TrustDomain]map[string]crypto.PublicKey{}
 	for domain, name := range files {
 		td, err := spiffeid.TrustDomainFromString(domain)
 		if err != nil || td.Name() != domain {
-			return nil, fmt.Errorf("%q is not the name of a trust domain", domain)
+			return nil, nil, fmt.Errorf("%q is not the name of a trust domain", domain)
 		}
 		data, err := readBounded(name, 1<<20)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if strings.HasSuffix(name, ".json") {
+		if spiffe(name) {
 			authorities[td], err = identity.ParseBundleSPIFFE(td, data)
+			if err == nil {
+				keys[td], err = identity.ParseJWTAuthorities(td, data)
+			}
 		} else {
 			authorities[td], err = identity.ParseBundlePEM(data)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return identity.NewTrustBundles(authorities)
+	x509Bundles, err := identity.NewTrustBundles(authorities)
+	if err != nil {
+		return nil, nil, err
+	}
+	jwtBundles, err := identity.NewJWTBundles(keys)
+	return x509Bundles, jwtBundles, err
 }

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/pem"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 
 	"meshseal/identity"
 	"meshseal/identity/identitytest"
@@ -52,6 +58,104 @@ func TestBundleFilesRotate(t *testing.T) {
 	}
 	if _, err := openBundles(map[string]string{"Shop.test": file}, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a trust domain in upper case was accepted")
+	}
+}
+
+// TestJWTBundleFilesRotate: the keys of JWT-SVIDs stand in the same file as the
+// roots, and are rotated with it.
+func TestJWTBundleFilesRotate(t *testing.T) {
+	ca := identitytest.NewCA(t, "shop.test")
+	file := filepath.Join(t.TempDir(), "shop.json")
+	write := func(keyIDs ...string) {
+		t.Helper()
+		b := spiffebundle.FromX509Authorities(ca.TrustDomain(), ca.Bundle())
+		for _, id := range keyIDs {
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err == nil {
+				err = b.AddJWTAuthority(id, key.Public())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		data, err := b.Marshal()
+		if err == nil {
+			err = writeFile(file, data, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("one")
+	s, err := openIdentity(t.Context(), identityConfig{TrustBundles: map[string]string{"shop.test": file}}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	has := func(id string) bool {
+		_, ok := s.jwtBundles().Lookup(ca.TrustDomain(), id)
+		return ok
+	}
+	roots := s.bundles()
+	if !has("one") {
+		t.Error("the key is not there")
+	}
+	write("two")
+	if s.files.read(); has("one") || !has("two") || s.bundles() != roots {
+		t.Errorf("after the rotation: old %v, new %v; the roots changed: %v", has("one"), has("two"), s.bundles() != roots)
+	}
+	if err := writeFile(file, []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if s.files.read(); !has("two") {
+		t.Error("a file that is no bundle took the key away")
+	}
+	write()
+	if s.files.read(); has("two") {
+		t.Error("a key that was taken away is still there")
+	}
+}
+
+// TestIntermediateFilesRotate: the same for intermediates.
+func TestIntermediateFilesRotate(t *testing.T) {
+	root := identitytest.NewCA(t, "shop.test")
+	before, after := root.Intermediate(t), root.Intermediate(t)
+	bundles := identitytest.Bundles(t, root)
+	file := filepath.Join(t.TempDir(), "nested.pem")
+	write := func(data []byte) {
+		t.Helper()
+		if err := writeFile(file, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	block := func(ca *identitytest.CA) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate().Raw})
+	}
+	write(block(before))
+	f, err := openIntermediates([]string{file}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	helps := func(ca *identitytest.CA) bool {
+		leaf := identitytest.Chain(t, ca.SVID(t, "spiffe://shop.test/web"))[:1]
+		_, err := identity.VerifySVIDWith(f.known, leaf, bundles, time.Now())
+		return err == nil
+	}
+	for name, data := range map[string][]byte{"empty": nil, "no PEM": []byte("no PEM"), "a leaf": []byte(identitytest.PEM(root.SVID(t, "spiffe://shop.test/web")))} {
+		write(data)
+		if f.read(); !helps(before) {
+			t.Errorf("%s: what was there before is gone", name)
+		}
+	}
+	write(block(after))
+	if f.read(); helps(before) || !helps(after) {
+		t.Errorf("after the rotation: old %v, new %v", helps(before), helps(after))
+	}
+	if _, err := openIntermediates([]string{filepath.Join(t.TempDir(), "none")}, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a file that is not there was taken")
+	}
+	nested := root.Intermediate(t)
+	if teach(f.known, nested.SVID(t, "spiffe://shop.test/meshseal"), bundles, time.Now()); !helps(nested) {
+		t.Error("the own certificate's intermediate was not learned")
 	}
 }
 

@@ -72,6 +72,10 @@ type identityConfig struct {
 	// TrustBundles are files by trust domain: PEM, or a SPIFFE bundle with the
 	// ending .json. They are read again when they change.
 	TrustBundles map[string]string `yaml:"trust_bundles"`
+	// Intermediates are PEM files with CA certificates between the roots and the
+	// SVIDs of nested SPIRE servers. They are no trust: they help to find the way
+	// where a certificate comes alone. They are read again when they change.
+	Intermediates []string `yaml:"intermediates"`
 }
 
 // listenerConfig is one place where Envoys reach xDS and ext_authz: Address

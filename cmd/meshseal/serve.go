@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +13,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"meshseal/extauthz"
-	"meshseal/identity"
-	"meshseal/identity/spire"
 	"meshseal/internal/telemetry"
 	"meshseal/snapshot"
 	"meshseal/xds"
@@ -92,6 +89,8 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 
 	authz, err := extauthz.New(extauthz.Config{
 		Bundles:         self.bundles,
+		JWTBundles:      self.jwtBundles,
+		Intermediates:   self.intermediates.known,
 		Entries:         adopter.spire.evidence(),
 		Now:             time.Now,
 		Records:         extauthz.NewLines(records),
@@ -106,7 +105,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	if err != nil {
 		return err
 	}
-	control, err := xds.New(xds.Config{Bundles: self.bundles, Now: time.Now, Events: xdsEvents(metrics, log)})
+	control, err := xds.New(xds.Config{Bundles: self.bundles, Intermediates: self.intermediates.known, Now: time.Now, Events: xdsEvents(metrics, log)})
 	if err != nil {
 		return err
 	}
@@ -147,6 +146,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 		group.Go(func() error { <-ctx.Done(); return hook.close() })
 		log.Info("a webhook asks for a look at the source", "address", hook.name)
 	}
+	group.Go(func() error { return self.intermediates.run(ctx, config.Source.Poll) })
 	if self.files != nil {
 		group.Go(func() error { return self.files.run(ctx, config.Source.Poll) })
 	}
@@ -198,44 +198,6 @@ func openRecords(c recordsConfig) (io.WriteCloser, error) {
 type nopCloser struct{ *os.File }
 
 func (nopCloser) Close() error { return nil }
-
-// self is who this server is and whom it believes.
-type self struct {
-	certificate func() (*tls.Certificate, error)
-	bundles     func() *identity.TrustBundles
-	files       *bundleFiles  // nil where the Workload API brings the bundles
-	source      *spire.Source // nil where the files do
-	close       func()
-}
-
-func openIdentity(ctx context.Context, c identityConfig, log *slog.Logger) (*self, error) {
-	if c.WorkloadAPI != "" {
-		source, err := spire.Open(ctx, spire.Config{Address: c.WorkloadAPI, OnError: func(err error) {
-			log.Warn("workload API; what it sent last stays in force", "error", err)
-		}})
-		if err != nil {
-			return nil, fmt.Errorf("identity.workload_api: %w", err)
-		}
-		return &self{certificate: source.Certificate, bundles: source.Bundles, source: source, close: source.Close}, nil
-	}
-	files, err := openBundles(c.TrustBundles, log)
-	if err != nil {
-		return nil, fmt.Errorf("identity.trust_bundles: %w", err)
-	}
-	s := &self{bundles: files.current.Load, files: files, close: func() {}}
-	if c.Certificate != "" {
-		// Read at every handshake, so that a renewed certificate needs no
-		// restart; the first read is now, so that a wrong path ends the start.
-		s.certificate = func() (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
-			return &pair, err
-		}
-		if _, err := s.certificate(); err != nil {
-			return nil, fmt.Errorf("identity.certificate: %w", err)
-		}
-	}
-	return s, nil
-}
 
 // xdsEvents turns what happens on xDS streams into metrics and log lines.
 func xdsEvents(metrics *telemetry.Metrics, log *slog.Logger) xds.Events {

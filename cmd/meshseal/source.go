@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,7 @@ type adopter struct {
 	log     *slog.Logger
 	spire   *spireSide // nil where no SPIRE server is configured
 
+	unmet   []string                          // what was logged of demands that this server cannot look at
 	current atomic.Pointer[snapshot.Snapshot] // nil: none was ever adopted
 }
 
@@ -81,6 +83,12 @@ func (a *adopter) serve(s *snapshot.Snapshot, plan *extauthz.Plan) {
 	a.xds.Adopt(s)
 	a.current.Store(s)
 	a.spire.adopted(s)
+	if unmet := plan.Unmet(); !slices.Equal(unmet, a.unmet) {
+		a.unmet = unmet
+		for _, text := range unmet {
+			a.log.Error("the snapshot in force demands evidence that this server cannot look at", "demand", text)
+		}
+	}
 	st := s.Statement()
 	a.metrics.SnapshotInForce(s.Root().String(), st.Commit, st.Sequence, st.Expires)
 }
