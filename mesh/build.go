@@ -137,7 +137,7 @@ func (repo *repository) content() (snapshot.Content, error) {
 		Resources: map[snapshot.Digest][]byte{},
 	}
 	for _, p := range repo.proxies {
-		proxy := snapshot.Proxy{Name: p.name, ID: p.id, Workload: p.workload}
+		proxy := snapshot.Proxy{Name: p.name, ID: p.id, Workload: p.workload, Allowed: p.allowed, Registration: p.registration}
 		for _, m := range p.resources() {
 			data, err := snapshot.Canonical(m)
 			if err != nil {

@@ -83,11 +83,7 @@ type Finding struct {
 // second line.
 func (f Finding) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s: proxy %s, %s", f.At, f.Code, f.Proxy, f.Resource)
-	if f.Field != "" {
-		fmt.Fprintf(&b, ", %s", f.Field)
-	}
-	fmt.Fprintf(&b, ": %s", f.Text)
+	fmt.Fprintf(&b, "%s: %s: %s: %s", f.At, f.Code, f.Where(), f.Text)
 	if f.Waiver != nil {
 		fmt.Fprintf(&b, "\n  waived until %s: %s", f.Waiver.Until.UTC().Format(time.DateOnly), f.Waiver.Reason)
 	} else {
@@ -101,6 +97,11 @@ type proxyConfig struct {
 	name     string
 	id       spiffeid.ID
 	workload string // empty for a proxy that fronts none
+	// allowed are the digests that the Envoy's own SVID may carry.
+	allowed      []snapshot.ImageSet
+	registration *snapshot.Registration
+	// clientChain: inbound listeners hand over the caller's whole chain.
+	clientChain bool
 	// file is the proxy.yaml.
 	file string
 	// directions has every listener of listeners by its name, and no other.

@@ -31,8 +31,10 @@ func (repo *repository) guard(ctx context.Context, rules *policies.Guardrails, a
 	for _, p := range repo.proxies {
 		byName[p.name] = p
 	}
-	for _, f := range found {
-		f.At = byName[f.Proxy].place(f)
+	for i := range found {
+		found[i].At = byName[found[i].Proxy].place(found[i])
+	}
+	for _, f := range append(found, repo.unproven()...) {
 		one := Finding{Finding: f, Waiver: j.waiver(f)}
 		if one.Waiver != nil {
 			one.WaiverAt = repo.waiverAt[waiverKey(*one.Waiver)]
@@ -99,6 +101,23 @@ func (p *proxyConfig) place(f policies.Finding) policies.Place {
 	return policies.Place{File: p.file}
 }
 
+// unproven are the findings about workloads that no Rego looks at, by workload.
+func (repo *repository) unproven() []policies.Finding {
+	rule, _ := policies.RuleOf(snapshot.UnprovenRule)
+	var out []policies.Finding
+	for _, w := range repo.workloads {
+		if !w.Unproven {
+			continue
+		}
+		out = append(out, policies.Finding{
+			Code: rule.Code, Workload: w.Name, Field: "digest", Path: []any{"digest"},
+			Text: fmt.Sprintf("callers with the SPIFFE ID %s are let in whatever they run", w.ID),
+			Mend: rule.Mend, At: repo.unprovenAt[w.Name],
+		})
+	}
+	return out
+}
+
 // judgement holds findings against the waivers of a repository.
 type judgement struct {
 	*repository
@@ -126,7 +145,7 @@ func (j *judgement) refused() []Finding {
 		}
 		refusal, _ := policies.RuleOf(code)
 		out = append(out, Finding{Finding: policies.Finding{
-			Code: code, Proxy: w.Proxy, Resource: w.Resource,
+			Code: code, Proxy: w.Proxy, Resource: w.Resource, Workload: w.Workload,
 			Text: text, Mend: refusal.Mend, At: j.waiverAt[waiverKey(w)],
 		}})
 	}
@@ -138,7 +157,7 @@ func (j *judgement) waiver(f policies.Finding) *snapshot.Waiver {
 	rule, _ := j.rules.Rule(f.Code)
 	var found *snapshot.Waiver
 	for i, w := range j.waivers {
-		if w.Rule != f.Code || w.Proxy != f.Proxy || w.Resource != f.Resource {
+		if waiverKey(w) != [4]string{f.Code, f.Proxy, f.Resource, f.Workload} {
 			continue
 		}
 		j.used[i] = true
@@ -158,7 +177,7 @@ func (j *judgement) notices() []Notice {
 		}
 		at := j.waiverAt[waiverKey(w)]
 		out = append(out, Notice{File: at.File, Line: at.Line, Column: at.Column, Code: waiverUnused, Text: fmt.Sprintf(
-			"the waiver of %s for %q of proxy %q matches no finding; remove it, lest it hide a later one", w.Rule, w.Resource, w.Proxy)})
+			"the waiver of %s for %s matches no finding; remove it, lest it hide a later one", w.Rule, waived(w))})
 	}
 	return out
 }

@@ -34,6 +34,9 @@ func (h *hardener) connectionManager(l *listenerv3.Listener, m *hcmv3.HttpConnec
 	if open {
 		return nil
 	}
+	if dir == inbound && h.clientChain {
+		handOverChain(m)
+	}
 	var err error
 	if m.HttpFilters, err = h.insertAuthz(l, m.GetHttpFilters(), dir); err != nil {
 		return err
@@ -47,6 +50,34 @@ func (h *hardener) connectionManager(l *listenerv3.Listener, m *hcmv3.HttpConnec
 		}
 	}
 	return nil
+}
+
+// handOverChain has Envoy write the caller's certificates, intermediates too,
+// into x-forwarded-client-cert, since the check is told the leaf alone.
+//
+// What the build writes where a file says nothing is {SANITIZE_SET, chain} to
+// the field: the decision knows by it that no backend waits for the header and
+// has it removed. A file that sets the header itself keeps it: a subject that is
+// not written, in so many words, tells the two apart and changes nothing.
+func handOverChain(m *hcmv3.HttpConnectionManager) {
+	d := m.GetSetCurrentClientCertDetails()
+	switch m.GetForwardClientCertDetails() {
+	case hcmv3.HttpConnectionManager_SANITIZE: // also what unset is
+		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
+		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Chain: true}
+		return
+	case hcmv3.HttpConnectionManager_SANITIZE_SET, hcmv3.HttpConnectionManager_APPEND_FORWARD:
+	default: // Envoy writes nothing of its own
+		return
+	}
+	if d == nil {
+		d = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{}
+		m.SetCurrentClientCertDetails = d
+	}
+	d.Chain = true
+	if d.Subject == nil {
+		d.Subject = wrapperspb.Bool(false)
+	}
 }
 
 // normalize makes the path and the headers that are authorized those that the

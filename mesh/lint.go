@@ -47,9 +47,10 @@ type LintResult struct {
 	At    policies.Place // its file is never empty
 	Text  string
 	Mend  string // of a finding
-	// Proxy, Type, Resource and Field are those of a finding, else empty.
-	Proxy, Type, Resource, Field string
-	Suppressed                   *Suppression // nil: it is not
+	// Proxy, Type, Resource, Workload and Field are those of a finding, else empty.
+	Proxy, Type, Resource, Workload, Field string
+	Where                                  string       // of a finding: these in words
+	Suppressed                             *Suppression // nil: it is not
 }
 
 // Suppression is the waiver that sets a finding aside.
@@ -108,7 +109,7 @@ func LintRepository(fsys fs.FS, at snapshot.Commit) (Lint, error) {
 	for _, f := range report.Findings {
 		r := LintResult{
 			Code: f.Code, Level: LevelError, At: f.At, Text: f.Text, Mend: f.Mend,
-			Proxy: f.Proxy, Type: f.Type, Resource: f.Resource, Field: f.Field,
+			Proxy: f.Proxy, Type: f.Type, Resource: f.Resource, Workload: f.Workload, Field: f.Field, Where: f.Where(),
 		}
 		if f.Waiver != nil {
 			r.Suppressed = &Suppression{Reason: f.Waiver.Reason, Until: f.Waiver.Until, At: f.WaiverAt}

@@ -33,7 +33,7 @@ func (repo *repository) readProxies(r *reader) error {
 		if _, err := parseName(e.Name()); err != nil {
 			return fmt.Errorf("%s: %w", dir, err)
 		}
-		p, err := readProxy(r, e.Name(), dir)
+		p, err := repo.readProxy(r, e.Name(), dir)
 		if err != nil {
 			if problems = append(problems, err); len(problems) == maxProblems {
 				break
@@ -52,17 +52,17 @@ func (repo *repository) readProxies(r *reader) error {
 	return nil
 }
 
-func readProxy(r *reader, name, dir string) (*proxyConfig, error) {
+func (repo *repository) readProxy(r *reader, name, dir string) (*proxyConfig, error) {
 	p := &proxyConfig{
 		name: name, file: path.Join(dir, proxyFile), directions: map[string]direction{}, public: map[string]bool{},
 		origin: map[proto.Message]position{}, packed: map[*anypb.Any]proto.Message{},
-		index: index{}, sources: map[string]*source{},
+		index: index{}, sources: map[string]*source{}, clientChain: repo.mesh.Evidence.Chain,
 	}
 	s, err := r.yaml(p.file)
 	if err != nil {
 		return nil, err
 	}
-	declared, err := p.readHead(s)
+	declared, err := repo.readHead(p, s)
 	if err != nil {
 		return nil, err
 	}
@@ -93,8 +93,10 @@ func readProxy(r *reader, name, dir string) (*proxyConfig, error) {
 }
 
 // readHead reads proxy.yaml and returns where each listener stands in it.
-func (p *proxyConfig) readHead(s *source) (map[string]*yaml.Node, error) {
+func (repo *repository) readHead(p *proxyConfig, s *source) (map[string]*yaml.Node, error) {
 	declared := map[string]*yaml.Node{}
+	var sets []imageSet
+	var spire spireSettings
 	err := s.object(s.root, proxyFile, map[string]func(*yaml.Node) error{
 		"spiffe_id": parsed(s, &p.id, identity.ParseBaseID),
 		"workload":  parsed(s, &p.workload, parseName),
@@ -111,11 +113,21 @@ func (p *proxyConfig) readHead(s *source) (map[string]*yaml.Node, error) {
 			}
 			return nil
 		},
+		"allowed": func(n *yaml.Node) error {
+			if err := s.imageSets(&sets)(n); err != nil || len(sets) > 0 {
+				return err
+			}
+			return s.fail(n, "an empty list demands no digest; leave the field out to say so")
+		},
+		"spire": s.spire(&spire),
 	})
 	if err != nil {
 		return nil, err
 	}
 	if err := s.require(s.root, "spiffe_id", "listeners"); err != nil {
+		return nil, err
+	}
+	if err := repo.attest(p, s, sets, spire); err != nil {
 		return nil, err
 	}
 	for _, name := range sortedKeys(p.directions) {
@@ -124,6 +136,25 @@ func (p *proxyConfig) readHead(s *source) (map[string]*yaml.Node, error) {
 		}
 	}
 	return declared, nil
+}
+
+// attest takes over what the Envoy's own SVID has to carry, and how SPIRE
+// recognises it.
+func (repo *repository) attest(p *proxyConfig, s *source, sets []imageSet, spire spireSettings) (err error) {
+	p.allowed = digestsOf(sets)
+	if spire.node == nil {
+		return nil
+	}
+	for _, w := range repo.workloads {
+		if w.ID == p.id {
+			return s.fail(spire.node, "the proxy has the SPIFFE ID of the workload %s and is registered with it; remove this section", w.Name)
+		}
+	}
+	if len(sets) == 0 {
+		return s.fail(spire.node, "nothing is registered without the field allowed: list the digests that the Envoy may run")
+	}
+	p.registration, err = repo.registration(s, spire, p.id, sets)
+	return err
 }
 
 // readListener reads what proxy.yaml says of a listener: its direction alone,

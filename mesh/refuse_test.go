@@ -72,7 +72,7 @@ func TestRefusedFiles(t *testing.T) {
 		"a trust domain in upper case": {"meshseal.yaml", "format: v1\nmesh: shop\ntrust_domains: [Shop.test]\n", "meshseal.yaml:3:17"},
 		"a SPIFFE ID as trust domain":  {"meshseal.yaml", "format: v1\nmesh: shop\ntrust_domains: [\"spiffe://shop.test/x\"]\n", `write the bare name, "shop.test"`},
 		"a bad mesh name":              {"meshseal.yaml", "format: v1\nmesh: Shop!\ntrust_domains: [shop.test]\n", `meshseal.yaml:2:7: mesh: "Shop!" is not a name`},
-		"an unknown field":             {"meshseal.yaml", "format: v1\nmesh: shop\ntrust_domain: [shop.test]\n", "meshseal.yaml:3:1: trust_domain: meshseal.yaml has no such field; it has: format, grace, mesh"},
+		"an unknown field":             {"meshseal.yaml", "format: v1\nmesh: shop\ntrust_domain: [shop.test]\n", "meshseal.yaml:3:1: trust_domain: meshseal.yaml has no such field; it has: evidence, format, grace, mesh"},
 		"a lifetime above the bound":   {"meshseal.yaml", "format: v1\nmesh: shop\ntrust_domains: [shop.test]\nstatement_lifetime: 169h\n", "outside 1s to 168h"},
 		"a lifetime without unit":      {"meshseal.yaml", "format: v1\nmesh: shop\ntrust_domains: [shop.test]\nstatement_lifetime: 24\n", "is not a duration"},
 		"a negative grace":             {"meshseal.yaml", "format: v1\nmesh: shop\ntrust_domains: [shop.test]\ngrace: -1s\n", "grace: \"-1s\" is outside"},

@@ -45,8 +45,12 @@ type repository struct {
 	workloads []snapshot.Workload
 	policies  []snapshot.File
 	waivers   []snapshot.Waiver
+	// spire is what registrations leave out.
+	spire spireSettings
 	// waiverAt is where each waiver is written, by waiverKey.
-	waiverAt map[[3]string]policies.Place
+	waiverAt map[[4]string]policies.Place
+	// unprovenAt is where a workload says that it is unproven, by its name.
+	unprovenAt map[string]policies.Place
 	// guardrails are the repository's own rules and their tests.
 	guardrails []policies.File
 }
@@ -146,6 +150,8 @@ func (repo *repository) readMesh(r *reader) error {
 		"grace":              parsed(s, &m.Grace, durationUpTo(snapshot.MaxGrace)),
 		"policy_path":        parsed(s, &m.PolicyPath, parsePolicyPath),
 		"sds_cluster":        parsed(s, &m.SDSCluster, parseSDSCluster),
+		"evidence":           s.evidenceSettings(&m.Evidence),
+		"spire":              s.spireDefaults(&repo.spire),
 	})
 	if err != nil {
 		return err

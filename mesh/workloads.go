@@ -10,10 +10,12 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"meshseal/identity"
+	"meshseal/policies"
 	"meshseal/snapshot"
 )
 
 func (repo *repository) readWorkloads(r *reader) error {
+	repo.unprovenAt = map[string]policies.Place{}
 	entries, err := r.folder(workloadsDir)
 	if err != nil {
 		return err
@@ -31,7 +33,7 @@ func (repo *repository) readWorkloads(r *reader) error {
 		if err != nil {
 			return err
 		}
-		w, err := s.workload(name)
+		w, err := repo.workload(s, name)
 		if err != nil {
 			return err
 		}
@@ -41,44 +43,37 @@ func (repo *repository) readWorkloads(r *reader) error {
 	return nil
 }
 
-func (s *source) workload(name string) (snapshot.Workload, error) {
+func (repo *repository) workload(s *source, name string) (snapshot.Workload, error) {
 	w := snapshot.Workload{Name: name}
+	var sets []imageSet
+	var spire spireSettings
+	var digest *yaml.Node
 	err := s.object(s.root, "a workload", map[string]func(*yaml.Node) error{
 		"spiffe_id": parsed(s, &w.ID, identity.ParseBaseID),
-		"allowed":   s.imageSets(&w.Allowed),
+		"allowed":   s.imageSets(&sets),
 		"revoked":   s.digests(&w.Revoked),
+		"digest": func(n *yaml.Node) error {
+			digest = n
+			return parsed(s, &w.Unproven, parseUnproven)(n)
+		},
+		"evidence": s.evidence(repo.mesh, &w.Evidence),
+		"spire":    s.spire(&spire),
 	})
+	if err == nil {
+		err = s.require(s.root, "spiffe_id", "allowed")
+	}
+	if err == nil && w.Unproven && len(w.Evidence) > 0 {
+		err = s.fail(digest, "a workload that demands evidence cannot be %s", unproven)
+	}
 	if err != nil {
 		return w, err
 	}
-	return w, s.require(s.root, "spiffe_id", "allowed")
-}
-
-func (s *source) imageSets(into *[]snapshot.ImageSet) func(*yaml.Node) error {
-	return func(n *yaml.Node) error {
-		seen := map[snapshot.Digest]bool{}
-		return s.list(n, func(e *yaml.Node) error {
-			var images []snapshot.Digest
-			if e.Kind == yaml.ScalarNode { // one image alone
-				images = make([]snapshot.Digest, 1)
-				if err := parsed(s, &images[0], parseDigest)(e); err != nil {
-					return err
-				}
-			} else if err := s.digests(&images)(e); err != nil {
-				return err
-			}
-			digest, err := identity.SetDigest(images)
-			if err != nil {
-				return s.fail(e, "%v", err)
-			}
-			if seen[digest] {
-				return s.fail(e, "the same image set stands twice")
-			}
-			seen[digest] = true
-			*into = append(*into, images)
-			return nil
-		})
+	w.Allowed = digestsOf(sets)
+	if w.Unproven {
+		repo.unprovenAt[name] = s.at(digest).place()
 	}
+	w.Registration, err = repo.registration(s, spire, w.ID, sets)
+	return w, err
 }
 
 func (s *source) digests(into *[]snapshot.Digest) func(*yaml.Node) error {

@@ -59,6 +59,7 @@ type Finding struct {
 	Proxy    string
 	Resource string // name of the listener, route table, cluster or endpoints
 	Type     string // of that resource: full name of the message
+	Workload string // in place of these three, where it is about a workload
 	Field    string // path in the resource, "filter_chains[0].filters[1].typed_config" for one
 	// Path is Field in parts: names of fields and keys of maps are strings,
 	// places in lists are ints.
@@ -68,6 +69,19 @@ type Finding struct {
 	// At is the place in the mesh repository; zero where it is not known, and as
 	// Judge returns it.
 	At Place
+}
+
+// Where is what the finding is about, in words: "proxy web, out, address" or
+// "workload web, digest".
+func (f Finding) Where() string {
+	parts := []string{"proxy " + f.Proxy, f.Resource, f.Field}
+	if f.Workload != "" {
+		parts = []string{"workload " + f.Workload, f.Field}
+	}
+	if f.Field == "" {
+		parts = parts[:len(parts)-1]
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Rule is one guardrail.

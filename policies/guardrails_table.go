@@ -181,6 +181,9 @@ var guardrailRules = []Rule{
 	{Code: "UPSTREAM_NOT_VERIFIED", Title: "Anybody may be the backend", Waivable: true,
 		Text: "Without a match of its name, whoever has a certificate of the same issuer, or of any, gets what was meant for the backend.",
 		Mend: "take the trust bundle from SDS, and match in match_typed_subject_alt_names the URI prefix `spiffe://<trust domain>/<workload>/sha256/`, which a release does not break, or one exact name"},
+	{Code: digestUnprovenCode, Title: "A workload that proves no digest", Waivable: true,
+		Text: "An SVID without a digest says who calls and nothing of what it runs: an altered program has the same one. It is the way to take over a SPIRE that exists, for a time that a waiver ends.",
+		Mend: "register the workload with entries whose SPIFFE IDs carry the digest, as `meshseal spire entries` prints them, and remove `digest: unproven`; or have a waiver with an end reviewed, with `workload` in place of `proxy` and `resource`"},
 	{Code: waiverExpiredCode, Title: "A waiver that has ended",
 		Text: "A waiver ends on its day, so that exceptions are looked at again; and a snapshot with a waiver that has ended is adopted by nobody.",
 		Mend: "remove the waiver and mend what it was for, or have a later end reviewed"},
@@ -189,9 +192,10 @@ var guardrailRules = []Rule{
 		Mend: "remove the waiver and mend what it was for, or correct the rule's code"},
 }
 
-// The codes of the rules that no Rego finds: waivers are judged by package
-// mesh, which holds findings against them.
+// The codes of the rules that no Rego finds: workloads and waivers are judged
+// by package mesh, which holds findings against waivers.
 const (
-	waiverExpiredCode = "WAIVER_EXPIRED"
-	waiverRefusedCode = "WAIVER_REFUSED"
+	digestUnprovenCode = "DIGEST_UNPROVEN"
+	waiverExpiredCode  = "WAIVER_EXPIRED"
+	waiverRefusedCode  = "WAIVER_REFUSED"
 )

@@ -128,8 +128,8 @@ func writeLint(w io.Writer, l mesh.Lint) error {
 			notes++
 		}
 		fmt.Fprintf(w, "%s: %s: %s: ", r.At, level, r.Code)
-		if r.Proxy != "" {
-			fmt.Fprintf(w, "proxy %s, %s: ", r.Proxy, joinField(r.Resource, r.Field))
+		if r.Where != "" {
+			fmt.Fprintf(w, "%s: ", r.Where)
 		}
 		fmt.Fprintln(w, r.Text)
 		switch {
@@ -141,13 +141,6 @@ func writeLint(w io.Writer, l mesh.Lint) error {
 	}
 	_, err := fmt.Fprintf(w, "%d refuse the build, %d suppressed, %d notes\n", l.Failed(), suppressed, notes)
 	return err
-}
-
-func joinField(resource, field string) string {
-	if field == "" {
-		return resource
-	}
-	return resource + ", " + field
 }
 
 type lintView struct {
@@ -163,6 +156,7 @@ type lintResultView struct {
 	Proxy      string           `json:"proxy,omitempty"`
 	Type       string           `json:"type,omitempty"`
 	Resource   string           `json:"resource,omitempty"`
+	Workload   string           `json:"workload,omitempty"`
 	Field      string           `json:"field,omitempty"`
 	Text       string           `json:"text"`
 	Mend       string           `json:"mend,omitempty"`
@@ -179,7 +173,7 @@ func viewLint(l mesh.Lint) lintView {
 	for _, r := range l.Results {
 		one := lintResultView{
 			Code: r.Code, Level: string(r.Level), File: r.At.File, Line: r.At.Line, Column: r.At.Column,
-			Proxy: r.Proxy, Type: r.Type, Resource: r.Resource, Field: r.Field, Text: r.Text, Mend: r.Mend,
+			Proxy: r.Proxy, Type: r.Type, Resource: r.Resource, Workload: r.Workload, Field: r.Field, Text: r.Text, Mend: r.Mend,
 		}
 		if r.Suppressed != nil {
 			one.Suppressed = &suppressionView{r.Suppressed.Reason, r.Suppressed.Until.UTC().Format(time.DateOnly)}

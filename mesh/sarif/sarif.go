@@ -98,9 +98,8 @@ func describe(r mesh.LintRule) descriptor {
 // result is one result. seen counts the results of one fingerprint.
 func (c Config) result(r mesh.LintResult, rule int, seen map[string]int) result {
 	text := r.Text
-	if r.Proxy != "" {
-		where := strings.TrimSuffix("proxy "+r.Proxy+", "+r.Resource+", "+r.Field, ", ")
-		text = fmt.Sprintf("%s (%s). Mend: %s", text, where, r.Mend)
+	if r.Where != "" {
+		text = fmt.Sprintf("%s (%s). Mend: %s", text, r.Where, r.Mend)
 	}
 	print := fingerprint(r)
 	seen[print]++
@@ -126,7 +125,10 @@ func (c Config) result(r mesh.LintResult, rule int, seen map[string]int) result 
 // has nothing but its words to be known by.
 func fingerprint(r mesh.LintResult) string {
 	parts := []string{r.Code, r.Proxy, r.Type, r.Resource, r.Field}
-	if r.Proxy == "" {
+	switch {
+	case r.Workload != "":
+		parts = []string{r.Code, r.Workload, r.Field}
+	case r.Proxy == "":
 		parts = []string{r.Code, r.At.File, r.Text}
 	}
 	h := sha256.New()
