@@ -90,15 +90,16 @@ func TestEveryFieldOfAnEntryIsInItsDigest(t *testing.T) {
 
 func TestListReadsEveryPage(t *testing.T) {
 	f, c := newFakeEntries(t)
-	var all []Entry
-	for i := range 2*pageSize + 1 {
-		all = append(all, entry(fmt.Sprintf("%05d", i)))
-	}
-	if results, err := c.Create(t.Context(), all); err != nil || errors.Join(results...) != nil {
-		t.Fatal(err, errors.Join(results...))
+	const n = 2*pageSize + 1
+	for i := range n {
+		p, err := entry(fmt.Sprintf("%05d", i)).toProto()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.entries[p.Id] = p
 	}
 	got, err := c.List(t.Context())
-	if err != nil || len(got) != len(all) || got[len(all)-1].ID != all[len(all)-1].ID {
+	if err != nil || len(got) != n || got[0].ID != "00000" || got[n-1].ID != fmt.Sprintf("%05d", n-1) {
 		t.Fatalf("%d entries, %v", len(got), err)
 	}
 	if f.pages != 4 { // the last is empty: a token came with the last entry
@@ -154,6 +155,24 @@ func TestCreateTellsWhoHasThePlace(t *testing.T) {
 	}
 	if results[1] == nil || errors.Is(results[1], ErrPlaceTaken) || !strings.Contains(results[1].Error(), "has this ID") {
 		t.Errorf("ID: %v", results[1])
+	}
+}
+
+func TestBatchesAreBounded(t *testing.T) {
+	_, c := newFakeEntries(t)
+	var all []Entry
+	var ids []string
+	for i := range batchSize + 1 {
+		all = append(all, entry(fmt.Sprint(i)))
+		ids = append(ids, fmt.Sprint(i))
+	}
+	created, err := c.Create(t.Context(), all)
+	if err != nil || len(created) != len(all) || errors.Join(created...) != nil {
+		t.Fatalf("%d of %d created: %v, %v", len(created), len(all), err, errors.Join(created...))
+	}
+	deleted, err := c.Delete(t.Context(), ids)
+	if err != nil || len(deleted) != len(all) || errors.Join(deleted...) != nil {
+		t.Fatalf("%d of %d deleted: %v, %v", len(deleted), len(all), err, errors.Join(deleted...))
 	}
 }
 
