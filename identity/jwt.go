@@ -10,6 +10,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/json"
 	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // Bounds of a token and of the audience that it has to have, in bytes.
@@ -41,7 +42,10 @@ type JWTConfig struct {
 // certificate: JWTSVID. As the token has to be of the very SPIFFE ID of the
 // certificate, what it adds is that SPIRE would still issue that ID, not longer
 // ago than MaxAge.
-type JWT struct{ config JWTConfig }
+type JWT struct {
+	config JWTConfig
+	kept   keptTokens
+}
 
 // NewJWT checks that everything is given.
 func NewJWT(c JWTConfig) (*JWT, error) {
@@ -85,6 +89,7 @@ func (j *JWT) Digest(p Presented, now time.Time) (Digest, error) {
 
 // verified is the claims of a token whose signature is right. Before that
 // nothing of it is believed, the trust domain neither: it is the certificate's.
+// What was verified once is remembered.
 func (j *JWT) verified(p Presented) (jwt.Claims, error) {
 	switch {
 	case p.JWT == "":
@@ -92,12 +97,28 @@ func (j *JWT) verified(p Presented) (jwt.Claims, error) {
 	case p.SVID.Leaf() == nil:
 		return jwt.Claims{}, fmt.Errorf("%w: there is no certificate to compare it with", ErrJWTSubject)
 	}
-	token, err := parseToken(p.JWT)
+	if len(p.JWT) > maxToken {
+		return jwt.Claims{}, fmt.Errorf("%w: %d bytes, more than %d", ErrJWTInvalid, len(p.JWT), maxToken)
+	}
+	td, bundles := p.SVID.ID().TrustDomain(), j.config.Bundles()
+	name := tokenKey(td, p.JWT)
+	if claims, ok := j.kept.get(name, bundles); ok {
+		return claims, nil
+	}
+	claims, err := verifyToken(p.JWT, td, bundles)
+	if err == nil {
+		j.kept.put(name, bundles, claims)
+	}
+	return claims, err
+}
+
+func verifyToken(text string, td spiffeid.TrustDomain, bundles *JWTBundles) (jwt.Claims, error) {
+	token, err := parseToken(text)
 	if err != nil {
 		return jwt.Claims{}, fmt.Errorf("%w: %w", ErrJWTInvalid, err)
 	}
-	td, kid := p.SVID.ID().TrustDomain(), token.Headers[0].KeyID
-	key, ok := j.config.Bundles().Lookup(td, kid)
+	kid := token.Headers[0].KeyID
+	key, ok := bundles.Lookup(td, kid)
 	if !ok {
 		return jwt.Claims{}, fmt.Errorf("%w: the JWT bundle of %q has no key %q", ErrJWTInvalid, td, clip(kid))
 	}
@@ -112,9 +133,6 @@ func (j *JWT) verified(p Presented) (jwt.Claims, error) {
 // nothing but alg, kid and typ, as section 2 demands, so nothing in it can
 // bring a key along or change what is signed.
 func parseToken(token string) (*jwt.JSONWebToken, error) {
-	if len(token) > maxToken {
-		return nil, fmt.Errorf("%d bytes, more than %d", len(token), maxToken)
-	}
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
 		return nil, fmt.Errorf("%d parts in place of three", len(parts))
