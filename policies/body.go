@@ -72,10 +72,14 @@ func (d *descriptors) grpcBody(http *authv3.AttributeContext_HttpRequest, segmen
 	if d == nil || len(http.GetRawBody()) == 0 {
 		return nil, false, nil
 	}
-	if saidToBeCut(http) {
-		return nil, true, nil
+	switch {
+	case len(segments) != 2:
+		err = errors.New("the path is not /service/method")
+	case saidToBeCut(http):
+		truncated = true
+	default:
+		body, truncated, err = d.parseGRPC(http.GetRawBody(), segments[0].(string), segments[1].(string))
 	}
-	body, truncated, err = d.parseGRPC(http.GetRawBody(), segments)
 	if err != nil {
 		return nil, false, fmt.Errorf("body of type %s: %w", grpcType, err)
 	}
@@ -135,7 +139,7 @@ func parseMultipart(payload, boundary string) (any, error) {
 	out := map[string]any{}
 	for n := 0; ; n++ {
 		part, err := reader.NextPart()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // one that is wrapped is an end in the midst of a part's header
 			if !strings.Contains(payload, "--"+boundary+"--") {
 				return nil, errors.New("the closing boundary is missing")
 			}
@@ -169,5 +173,5 @@ func partValue(part *multipart.Part) (any, error) {
 		v, _, err := decodeJSON(data)
 		return v, err
 	}
-	return string(data), nil // also of a file that is no text: a policy may ask for its hash
+	return string([]rune(string(data))), nil // U+FFFD for each byte that is no text
 }

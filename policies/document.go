@@ -101,7 +101,9 @@ func valueDocument(v *structpb.Value) any {
 
 func integer(n int64) json.Number { return json.Number(strconv.FormatInt(n, 10)) }
 
-// float is a number of JSON; what JSON cannot say is a string, as in protojson.
+// float is a number as OPA writes a float64, so that json.marshal and sprintf
+// give a policy the same text; what JSON cannot say is a string, as in
+// protojson.
 func float(f float64) any {
 	switch {
 	case math.IsNaN(f):
@@ -111,9 +113,5 @@ func float(f float64) any {
 	case math.IsInf(f, -1):
 		return "-Infinity"
 	}
-	b, err := json.Marshal(f)
-	if err != nil {
-		return strconv.FormatFloat(f, 'g', -1, 64)
-	}
-	return json.Number(b)
+	return json.Number(strconv.FormatFloat(f, 'g', -1, 64))
 }

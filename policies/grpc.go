@@ -23,11 +23,8 @@ const (
 // parseGRPC is the one message of a gRPC call that takes one, as protojson
 // writes it. The document is nil where the descriptor sets do not have the
 // method, where the method takes a stream, and where the message is
-// compressed. payload is not empty and segments are the decoded path.
-func (d *descriptors) parseGRPC(payload []byte, segments []any) (document any, truncated bool, err error) {
-	if len(segments) != 2 {
-		return nil, false, errors.New("the path is not /service/method")
-	}
+// compressed.
+func (d *descriptors) parseGRPC(payload []byte, service, name string) (document any, truncated bool, err error) {
 	if len(payload) < grpcHeader {
 		return nil, false, fmt.Errorf("%d bytes are less than the header of a message", len(payload))
 	}
@@ -38,7 +35,7 @@ func (d *descriptors) parseGRPC(payload []byte, segments []any) (document any, t
 	if size > uint64(len(message)) {
 		return nil, true, nil
 	}
-	method := d.method(segments[0].(string), segments[1].(string))
+	method := d.method(service, name)
 	if method == nil {
 		return nil, false, nil
 	}
