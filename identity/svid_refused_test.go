@@ -17,11 +17,15 @@ import (
 	"meshseal/identity/identitytest"
 )
 
-// reasons is every sentinel that VerifySVID and PeerCertificate may wrap.
+// reasons is every sentinel that VerifySVID, PeerCertificate and the sources of
+// evidence may wrap.
 var reasons = []error{
 	identity.ErrCertificateMissing, identity.ErrCertificateMalformed, identity.ErrURISAN, identity.ErrID,
 	identity.ErrLeafIsCA, identity.ErrKeyUsage, identity.ErrTrustDomain, identity.ErrChain,
 	identity.ErrExpired, identity.ErrNotYetValid,
+	identity.ErrNoDigest, identity.ErrMalformedDigest, identity.ErrExtensionMissing, identity.ErrExtensionMalformed,
+	identity.ErrJWTMissing, identity.ErrJWTInvalid, identity.ErrJWTExpired, identity.ErrJWTNotYetValid,
+	identity.ErrJWTAudience, identity.ErrJWTTooOld, identity.ErrJWTSubject, identity.ErrDisagree,
 }
 
 // wantReason fails unless err wraps want and no other reason.
