@@ -3,7 +3,6 @@
 package spire
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -12,12 +11,7 @@ import (
 	"testing"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	"meshseal/integration/spire/spiretest"
@@ -99,27 +93,12 @@ func TestSPIREMeshsealIsAWorkload(t *testing.T) {
 			_, err := c.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots})
 			return err
 		}}
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
-	if err != nil {
-		t.Fatal(err)
+	ads, check := w.ask(svid.Certificate(t), "app")
+	if status.Code(ads) != codes.PermissionDenied {
+		t.Errorf("ADS for a workload that is no proxy: %v", ads)
 	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
-	if err == nil {
-		err = stream.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "app"}, TypeUrl: "type.googleapis.com/envoy.config.cluster.v3.Cluster"})
-	}
-	if err == nil {
-		_, err = stream.Recv()
-	}
-	if status.Code(err) != codes.PermissionDenied {
-		t.Errorf("ADS for a workload that is no proxy: %v", err)
-	}
-	answer, err := authv3.NewAuthorizationClient(conn).Check(ctx, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
-		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/items", Host: "app", Protocol: "HTTP/1.1"}}}})
-	if err != nil || codes.Code(answer.GetStatus().GetCode()) != codes.PermissionDenied || reason(answer) != "PROXY_UNKNOWN" {
-		t.Errorf("ext_authz for a workload that is no proxy: %v, %v", answer, err)
+	if got := reason(check); got != "PROXY_UNKNOWN" || codes.Code(check.GetStatus().GetCode()) != codes.PermissionDenied {
+		t.Errorf("ext_authz for a workload that is no proxy: %v", check)
 	}
 	for range 3 {
 		c, err := tls.Dial("tcp", address, config)
@@ -128,15 +107,6 @@ func TestSPIREMeshsealIsAWorkload(t *testing.T) {
 		}
 		c.Close()
 	}
-}
-
-func reason(answer *authv3.CheckResponse) string {
-	for _, h := range answer.GetDeniedResponse().GetHeaders() {
-		if h.GetHeader().GetKey() == "x-meshseal-reason" {
-			return h.GetHeader().GetValue() + string(h.GetHeader().GetRawValue())
-		}
-	}
-	return ""
 }
 
 // TestSPIREStrangersAreRefused: a client without a certificate, and one whose

@@ -4,6 +4,7 @@ package spire
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -14,7 +15,8 @@ import (
 // TestSPIREChangedBinary: a client whose binary was replaced gets no identity.
 // What the binary before it was given works, in its own hands and in a thief's,
 // until its digest is revoked by a commit: then it is refused on the connections
-// that are open.
+// that are open, and no process of it gets another SVID. A commit that allows
+// the new binary gives it one.
 func TestSPIREChangedBinary(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -23,11 +25,11 @@ func TestSPIREChangedBinary(t *testing.T) {
 	svid := old.WaitFetch(w.id("client"))
 	want(t, old, w.app("kept", "/items/old"), 200, "")
 
-	changed := spiretest.BuildWorkload(t, w.Programs["client"].Path, "2")
-	if changed.Digest == w.Programs["client"].Digest {
+	program := spiretest.BuildWorkload(t, w.Programs["client"].Path, "2")
+	if program.Digest == w.Programs["client"].Digest {
 		t.Fatal("the changed binary has the same digest")
 	}
-	if a := spiretest.StartWorkload(t, changed, w.Agent).Fetch(); a.Code != "PermissionDenied" || a.SVID != nil {
+	if a := spiretest.StartWorkload(t, program, w.Agent).Fetch(); a.Code != "PermissionDenied" || a.SVID != nil {
 		t.Errorf("the changed binary got %+v", a)
 	}
 
@@ -51,6 +53,32 @@ func TestSPIREChangedBinary(t *testing.T) {
 	}
 	if seen := w.Backend.Seen(); len(seen) != 0 {
 		t.Errorf("the backend saw %v", seen)
+	}
+	w.noNewSVID()
+
+	w.Programs["client"] = spiretest.BuildWorkload(t, program.Path, "2")
+	w.waitInForce(w.Repo.Replace("release the new client", "workloads/client.yaml", "allowed: [", "allowed: [sha256:"+program.Digest+", "))
+	released := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
+	released.WaitFetch(w.id("client"))
+	want(t, released, w.app("kept", "/items/new"), 200, "")
+}
+
+// noNewSVID puts the client's registered binary back and waits until no process
+// of it gets an SVID, because its entry is gone.
+func (w *world) noNewSVID() {
+	w.t.Helper()
+	revoked := w.id("client")
+	again := spiretest.StartWorkload(w.t, spiretest.BuildWorkload(w.t, w.Programs["client"].Path, "1"), w.Agent)
+	w.Server.Eventually("no process of the revoked binary gets an SVID", func() error {
+		if a := again.Fetch(); a.Code != "PermissionDenied" {
+			return fmt.Errorf("%+v", a)
+		}
+		return nil
+	})
+	for _, e := range w.SPIRE.Entries() {
+		if e.SPIFFEID == revoked {
+			w.t.Errorf("the server still has %+v", e)
+		}
 	}
 }
 

@@ -16,18 +16,14 @@ const upstreamTLS = `{name: tls, typed_config: {"@type": type.googleapis.com/env
           default_validation_context: {match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: "spiffe://shop.test/app/sha256/"}}]},
           validation_context_sds_secret_config: {name: ROOTCA, sds_config: ` + sdsSource + `}}}}}`
 
-// shop is the mesh repository. APP, CLIENT and BACKEND are addresses, and a name
-// in angle brackets is the digest of that program. An agent that attests
-// processes attests an Envoy as the Envoy, so the client's sidecar is a workload
-// of its own.
+// shop is the mesh repository without its workloads: APP, CLIENT and BACKEND are
+// addresses. An agent that attests processes attests an Envoy as the Envoy, so
+// the client's sidecar is a workload of its own.
 var shop = map[string]string{
-	"meshseal.yaml":               "format: v1\nmesh: shop\ntrust_domains: [shop.test]\ngrace: 5s\n",
-	"workloads/client.yaml":       "spiffe_id: spiffe://shop.test/client\nallowed: [sha256:<client>]\nrevoked: []\n",
-	"workloads/client-proxy.yaml": "spiffe_id: spiffe://shop.test/client-proxy\nallowed: [sha256:<client-proxy>]\n",
-	"workloads/app.yaml":          "spiffe_id: spiffe://shop.test/app\nallowed: [sha256:<app>]\n",
-	"policies/policy.rego":        "package envoy.authz\n\ndefault allow := false\n\nallow if input.meshseal.workload in {\"client\", \"client-proxy\"}\n",
-	"proxies/app/proxy.yaml":      "spiffe_id: spiffe://shop.test/app\nworkload: app\nlisteners: {http: inbound}\n",
-	"proxies/client/proxy.yaml":   "spiffe_id: spiffe://shop.test/client-proxy\nworkload: client-proxy\nlisteners: {app: outbound}\n",
+	"meshseal.yaml":             "format: v1\nmesh: shop\ntrust_domains: [shop.test]\ngrace: 5s\nspire: {parents: [spiffe://shop.test/nodes]}\n",
+	"policies/policy.rego":      "package envoy.authz\n\ndefault allow := false\n\nallow if input.meshseal.workload in {\"client\", \"client-proxy\"}\n",
+	"proxies/app/proxy.yaml":    "spiffe_id: spiffe://shop.test/app\nworkload: app\nlisteners: {http: inbound}\n",
+	"proxies/client/proxy.yaml": "spiffe_id: spiffe://shop.test/client-proxy\nworkload: client-proxy\nlisteners: {app: outbound}\n",
 	"proxies/app/resources.yaml": `resources:
 - "@type": type.googleapis.com/envoy.config.listener.v3.Listener
   name: http

@@ -22,7 +22,7 @@ import (
 const domain = "shop.test"
 
 // world is a trust domain with one SPIRE server and one agent, a mesh
-// repository, a meshseal server with an SVID of its own, and programs that the
+// repository, a meshseal server with an SVID of its own, and programs that its
 // entries pin: the application "client", and an Envoy for each of the two
 // proxies, at a path of its own so that the agent tells them apart.
 //
@@ -39,9 +39,9 @@ type world struct {
 	Backend *meshtest.Backend
 	// Programs by name: client, client-proxy, app, meshseal.
 	Programs            map[string]spiretest.Program
-	entries             map[string]string // entry IDs by name
 	appHost, clientHost string
 	ttl                 map[string]time.Duration // of SVIDs, by name
+	edits               []func(w *world, files map[string]string)
 }
 
 // option changes a world before anything is started.
@@ -57,37 +57,76 @@ func svidTTL(d time.Duration, names ...string) option {
 	}
 }
 
+// edited changes the mesh repository before it is committed.
+func edited(edit func(w *world, files map[string]string)) option {
+	return func(w *world) { w.edits = append(w.edits, edit) }
+}
+
 // id is the SPIFFE ID of a program in the mesh: a base ID and its digest.
 func (w *world) id(name string) string { return id(name, w.Programs[name]) }
 
-func id(name string, p spiretest.Program) string {
-	return "spiffe://" + domain + "/" + name + "/sha256/" + p.Digest
-}
+func id(name string, p spiretest.Program) string { return base(name) + "/sha256/" + p.Digest }
 
-// newWorld starts SPIRE, registers the programs, and starts meshseal.
+// base is the SPIFFE ID of a workload, without a digest.
+func base(name string) string { return "spiffe://" + domain + "/" + name }
+
+// newWorld starts SPIRE, registers the programs from a signed snapshot of the
+// repository, and starts meshseal, which registers what later commits want.
 func newWorld(t *testing.T, options ...option) *world {
 	t.Helper()
 	w := &world{t: t, Dir: spiretest.Dir(t), Host: meshtest.Host(), appHost: meshtest.Host(), clientHost: meshtest.Host(),
-		ttl: map[string]time.Duration{}, Programs: map[string]spiretest.Program{}, entries: map[string]string{}}
+		ttl: map[string]time.Duration{}, Programs: map[string]spiretest.Program{}}
 	for _, o := range options {
 		o(w)
 	}
 	backend := meshtest.Host()
 	w.Backend = meshtest.StartBackend(t, "app", backend+":80")
 	w.install()
-	files := map[string]string{}
-	for name, text := range shop {
-		files[name] = strings.NewReplacer("APP", w.appHost, "CLIENT", w.clientHost, "BACKEND", backend,
-			"<client>", w.Programs["client"].Digest, "<client-proxy>", w.Programs["client-proxy"].Digest, "<app>", w.Programs["app"].Digest).Replace(text)
-	}
-	w.Repo = meshtest.NewRepository(t, w.Dir+"/repo", files)
+	w.Repo = meshtest.NewRepository(t, w.Dir+"/repo", w.files(backend))
 	w.SPIRE = spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain})
-	for name := range w.Programs {
-		w.register(name)
-	}
+	meshtest.Run(t, meshtest.Meshseal(t, "keygen", "--out", w.Dir+"/key"))
+	w.sync()
 	w.Agent = w.SPIRE.StartAgent(spiretest.AgentConfig{})
+	w.configure()
 	w.startMeshseal()
 	return w
+}
+
+// files is the mesh repository: the shop, and a workload for each program.
+func (w *world) files(backend string) map[string]string {
+	files := map[string]string{}
+	for name, text := range shop {
+		files[name] = strings.NewReplacer("APP", w.appHost, "CLIENT", w.clientHost, "BACKEND", backend).Replace(text)
+	}
+	for name, p := range w.Programs {
+		files["workloads/"+name+".yaml"] = fmt.Sprintf("spiffe_id: %s\nallowed: [sha256:%s]\nrevoked: []\nspire:\n  unix: {path: %q, user: %q}\n  x509_svid_ttl: %s\n",
+			base(name), p.Digest, p.Path, p.User, w.ttlOf(name))
+	}
+	for _, edit := range w.edits {
+		edit(w, files)
+	}
+	return files
+}
+
+func (w *world) ttlOf(name string) time.Duration {
+	if d := w.ttl[name]; d != 0 {
+		return d
+	}
+	return time.Minute
+}
+
+// sync registers what the commit in the work tree wants, as an administrator
+// does before there is a meshseal server.
+func (w *world) sync() {
+	w.t.Helper()
+	file := w.Dir + "/mesh.snapshot"
+	for _, args := range [][]string{
+		{"build", "--repo", w.Repo.Dir, "--out", file},
+		{"sign", "--key", w.Dir + "/key", file},
+		{"spire", "sync", "--key", w.Dir + "/key.pub", "--server", "unix://" + w.SPIRE.Socket, file},
+	} {
+		meshtest.Run(w.t, meshtest.Meshseal(w.t, args...))
+	}
 }
 
 // install puts the programs where the entries say that they are.
@@ -114,28 +153,25 @@ func (w *world) install() {
 	w.Programs["meshseal"] = spiretest.ProgramOf(w.t, binary)
 }
 
-// register makes the entry of a program, with its digest in the SPIFFE ID.
-func (w *world) register(name string) {
+// configure writes the server's configuration.
+func (w *world) configure() {
 	w.t.Helper()
-	w.entries[name] = w.SPIRE.CreateEntry(spiretest.Entry{SPIFFEID: w.id(name), Selectors: w.Programs[name].Selectors(), X509TTL: w.ttl[name]})
+	meshtest.Write(w.t, w.Dir, "serve.yaml", fmt.Sprintf(`
+state: %[1]s/state
+source: {git: {repository: %[1]s/repo, ref: main, signers: {unsigned: allow}}, poll: 50ms}
+signing: {key: %[1]s/key}
+identity: {workload_api: "unix://%[2]s"}
+spire: {server: "unix://%[3]s", sync: true}
+listeners: [{address: "%[4]s:18000"}]
+http: {address: "%[4]s:19000"}
+records: {path: %[1]s/records.json}
+drain: 10ms
+`, w.Dir, w.Agent.Socket, w.SPIRE.Socket, w.Host))
 }
 
 // startMeshseal starts meshseal, again after it was stopped.
 func (w *world) startMeshseal() {
 	w.t.Helper()
-	if w.Server == nil {
-		meshtest.Run(w.t, meshtest.Meshseal(w.t, "keygen", "--out", w.Dir+"/key"))
-		meshtest.Write(w.t, w.Dir, "serve.yaml", fmt.Sprintf(`
-state: %[1]s/state
-source: {git: {repository: %[1]s/repo, ref: main, signers: {unsigned: allow}}, poll: 50ms}
-signing: {key: %[1]s/key}
-identity: {workload_api: "unix://%[2]s"}
-listeners: [{address: "%[3]s:18000"}]
-http: {address: "%[3]s:19000"}
-records: {path: %[1]s/records.json}
-drain: 10ms
-`, w.Dir, w.Agent.Socket, w.Host))
-	}
 	w.Server = &meshtest.Server{Process: meshtest.Start(w.t, exec.Command(w.Programs["meshseal"].Path, "serve", "--config", w.Dir+"/serve.yaml")),
 		HTTP: "http://" + w.Host + ":19000", RecordFile: w.Dir + "/records.json"}
 	w.Server.WaitReady()

@@ -43,7 +43,9 @@ type Server struct {
 	bin         string
 }
 
-// StartServer starts a server and waits until it is healthy.
+// StartServer starts a server and waits until it is healthy. Its agents' own
+// SVIDs live for an hour: otherwise they would live as long as a workload's, and
+// an agent with a join token that misses a renewal cannot attest again.
 func StartServer(t meshtest.T, c ServerConfig) *Server {
 	t.Helper()
 	dir := Dir(t)
@@ -70,6 +72,7 @@ server {
   log_level = "DEBUG"
   ca_key_type = "ec-p256"
   ca_ttl = %[5]q
+  agent_ttl = "1h"
   default_x509_svid_ttl = %[6]q
   default_jwt_svid_ttl = %[7]q
   admin_ids = %[8]s
