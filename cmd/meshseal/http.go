@@ -83,7 +83,7 @@ func (p *probes) status(w http.ResponseWriter, _ *http.Request) {
 			Root: current.Root().String(), Mesh: st.Mesh, Commit: st.Commit, Sequence: st.Sequence,
 			Issued: st.Issued, Expires: st.Expires,
 			Expired: !now.Before(st.Expires),
-			Overdue: p.follower.overdue(st, now),
+			Overdue: p.follower.overdue(st, now), Unproven: unprovenWorkloads(current, now),
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -181,22 +181,75 @@ func writeSummary(w io.Writer, s summary) error {
 	for _, id := range s.Signatures {
 		fmt.Fprintf(t, "signature\tclaims key %s\n", id)
 	}
+	writeEvidence(t, s.Mesh.Evidence)
 	for _, p := range s.Proxies {
-		fmt.Fprintf(t, "proxy\t%s\t%s\tworkload %s\n", p.Name, p.ID, p.Workload)
+		fmt.Fprintf(t, "proxy\t%s\t%s\tworkload %s%s\n", p.Name, p.ID, p.Workload, ofProxy(p))
 		for _, r := range p.Resources {
 			fmt.Fprintf(t, "\t  %s\t%s\t%s\n", snapshot.TypeURL(r.Type).Short(), r.Name, r.Hash)
 		}
 	}
 	for _, wl := range s.Workloads {
-		fmt.Fprintf(t, "workload\t%s\t%s\t%d image sets allowed, %d digests revoked\n", wl.Name, wl.ID, len(wl.Allowed), len(wl.Revoked))
+		fmt.Fprintf(t, "workload\t%s\t%s\t%d image sets allowed, %d digests revoked%s\n", wl.Name, wl.ID, len(wl.Allowed), len(wl.Revoked), ofWorkload(wl))
 	}
 	for _, p := range s.Policies {
 		fmt.Fprintf(t, "policy\t%s\n", p)
 	}
 	for _, wv := range s.Waivers {
-		fmt.Fprintf(t, "waiver\t%s\t%s/%s\tuntil %s: %s\n", wv.Rule, wv.Proxy, wv.Resource, wv.Until, wv.Reason)
+		fmt.Fprintf(t, "waiver\t%s\t%s\tuntil %s: %s\n", wv.Rule, waived(wv), wv.Until, wv.Reason)
 	}
 	return t.Flush()
+}
+
+func waived(v waiverView) string {
+	if v.Workload != "" {
+		return "workload " + v.Workload
+	}
+	return v.Proxy + "/" + v.Resource
+}
+
+func writeEvidence(w io.Writer, e *evidenceView) {
+	if e == nil {
+		return
+	}
+	if e.Extension != "" {
+		fmt.Fprintf(w, "evidence\tX.509 extension\t%s\n", e.Extension)
+	}
+	if e.JWT != nil {
+		fmt.Fprintf(w, "evidence\tJWT-SVID\t%s\taudience %s, at most %s old\n", e.JWT.Header, e.JWT.Audience, e.JWT.MaxAge)
+	}
+	if e.Chain {
+		fmt.Fprintf(w, "evidence\tclient certificate chain\n")
+	}
+}
+
+func ofProxy(p proxyView) string {
+	var out string
+	if len(p.Allowed) > 0 {
+		out += fmt.Sprintf(", %d image sets allowed", len(p.Allowed))
+	}
+	return out + registered(p.SPIRE)
+}
+
+func ofWorkload(v workloadView) string {
+	var out string
+	if v.Digest != "" {
+		out += ", digest " + v.Digest
+	}
+	if len(v.Evidence) > 0 {
+		out += ", evidence " + strings.Join(v.Evidence, ", ")
+	}
+	return out + registered(v.SPIRE)
+}
+
+// registered says by what SPIRE recognises a thing, or nothing.
+func registered(v *spireView) string {
+	switch {
+	case v == nil:
+		return ""
+	case v.Unix != nil:
+		return fmt.Sprintf(", registered as %s of %s", v.Unix.Path, v.Unix.User)
+	}
+	return fmt.Sprintf(", registered as pod of %s/%s", v.Kubernetes.Namespace, v.Kubernetes.ServiceAccount)
 }
 
 func diffCommand() *cobra.Command {

@@ -37,6 +37,8 @@ type snapshotStatus struct {
 	// Overdue: more than half of the lifetime has passed and nobody renewed
 	// the statement.
 	Overdue bool `json:"overdue"`
+	// Unproven are the workloads whose callers may come without a digest.
+	Unproven []unprovenStatus `json:"unproven"`
 }
 
 type sourceStatus struct {
@@ -145,6 +147,7 @@ func writeStatus(w io.Writer, s *status) error {
 		fmt.Fprintf(t, "snapshot\t%s\n", s.Snapshot.Root)
 		fmt.Fprintf(t, "commit\t%s, sequence %d\n", s.Snapshot.Commit, s.Snapshot.Sequence)
 		fmt.Fprintf(t, "expires\t%s, %s\n", s.Snapshot.Expires.Format(time.RFC3339), state)
+		writeUnproven(t, s.Snapshot.Unproven)
 	}
 	if s.Source.Refused != "" {
 		fmt.Fprintf(t, "REFUSED\t%s\n", s.Source.Refused)

@@ -56,6 +56,8 @@ type meshView struct {
 	Grace             string   `json:"grace"`
 	PolicyPath        string   `json:"policy_path"`
 	SDSCluster        string   `json:"sds_cluster"`
+	// Evidence is absent where the mesh says nothing of it.
+	Evidence *evidenceView `json:"evidence,omitempty"`
 }
 
 func viewMesh(m snapshot.Mesh) meshView {
@@ -66,6 +68,7 @@ func viewMesh(m snapshot.Mesh) meshView {
 	for _, td := range m.TrustDomains {
 		v.TrustDomains = append(v.TrustDomains, td.Name())
 	}
+	v.Evidence = viewEvidence(m.Evidence)
 	return v
 }
 
@@ -73,6 +76,8 @@ type proxyView struct {
 	Name      string         `json:"name"`
 	ID        string         `json:"spiffe_id"`
 	Workload  string         `json:"workload,omitempty"`
+	Allowed   [][]string     `json:"allowed"` // of the Envoy's own SVID; empty: none is demanded
+	SPIRE     *spireView     `json:"spire,omitempty"`
 	Resources []resourceView `json:"resources"`
 }
 
@@ -85,7 +90,10 @@ type resourceView struct {
 func viewProxies(all []snapshot.Proxy) []proxyView {
 	out := []proxyView{}
 	for _, p := range all {
-		v := proxyView{Name: p.Name, ID: p.ID.String(), Workload: p.Workload, Resources: []resourceView{}}
+		v := proxyView{
+			Name: p.Name, ID: p.ID.String(), Workload: p.Workload, Resources: []resourceView{},
+			Allowed: viewSets(p.Allowed), SPIRE: viewSPIRE(p.Registration),
+		}
 		for _, e := range p.Entries {
 			v.Resources = append(v.Resources, resourceView{string(e.Type), e.Name, e.Hash.String()})
 		}
@@ -95,20 +103,37 @@ func viewProxies(all []snapshot.Proxy) []proxyView {
 }
 
 type workloadView struct {
-	Name    string     `json:"name"`
-	ID      string     `json:"spiffe_id"`
-	Allowed [][]string `json:"allowed"`
-	Revoked []string   `json:"revoked"`
+	Name     string     `json:"name"`
+	ID       string     `json:"spiffe_id"`
+	Allowed  [][]string `json:"allowed"`
+	Revoked  []string   `json:"revoked"`
+	Digest   string     `json:"digest,omitempty"` // "unproven", or absent
+	Evidence []string   `json:"evidence"`
+	SPIRE    *spireView `json:"spire,omitempty"`
 }
 
 func viewWorkloads(all []snapshot.Workload) []workloadView {
 	out := []workloadView{}
 	for _, w := range all {
-		v := workloadView{Name: w.Name, ID: w.ID.String(), Allowed: [][]string{}, Revoked: viewDigests(w.Revoked)}
-		for _, set := range w.Allowed {
-			v.Allowed = append(v.Allowed, viewDigests(set))
+		v := workloadView{
+			Name: w.Name, ID: w.ID.String(), Allowed: viewSets(w.Allowed), Revoked: viewDigests(w.Revoked),
+			Evidence: []string{}, SPIRE: viewSPIRE(w.Registration),
+		}
+		if w.Unproven {
+			v.Digest = "unproven"
+		}
+		for _, kind := range w.Evidence {
+			v.Evidence = append(v.Evidence, string(kind))
 		}
 		out = append(out, v)
+	}
+	return out
+}
+
+func viewSets(all []snapshot.ImageSet) [][]string {
+	out := [][]string{}
+	for _, set := range all {
+		out = append(out, viewDigests(set))
 	}
 	return out
 }
@@ -123,8 +148,9 @@ func viewDigests(all []snapshot.Digest) []string {
 
 type waiverView struct {
 	Rule     string `json:"rule"`
-	Proxy    string `json:"proxy"`
-	Resource string `json:"resource"`
+	Proxy    string `json:"proxy,omitempty"`
+	Resource string `json:"resource,omitempty"`
+	Workload string `json:"workload,omitempty"` // in place of these two
 	Reason   string `json:"reason"`
 	Until    string `json:"until"` // a day
 }
@@ -132,7 +158,7 @@ type waiverView struct {
 func viewWaivers(all []snapshot.Waiver) []waiverView {
 	out := []waiverView{}
 	for _, w := range all {
-		out = append(out, waiverView{w.Rule, w.Proxy, w.Resource, w.Reason, w.Until.Format(time.DateOnly)})
+		out = append(out, waiverView{w.Rule, w.Proxy, w.Resource, w.Workload, w.Reason, w.Until.Format(time.DateOnly)})
 	}
 	return out
 }
