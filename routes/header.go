@@ -95,6 +95,9 @@ func (h *header) holds(v string) bool {
 // value is the i-th value of a header; those that HTTP/2 has as pseudo-headers
 // are read from the request's own fields.
 func (r *Request) value(name string, i int) (string, bool) {
+	if name == "host" { // Envoy keeps Host as :authority
+		name = ":authority"
+	}
 	v, listed := "", false
 	if r.Headers != nil {
 		v, listed = r.Headers.Value(name, i)
@@ -106,7 +109,7 @@ func (r *Request) value(name string, i int) (string, bool) {
 		v = r.Method
 	case ":scheme":
 		v = r.Scheme
-	case ":authority", "host": // Envoy keeps Host as :authority
+	case ":authority":
 		v = r.Authority
 	default:
 		return v, listed
