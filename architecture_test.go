@@ -29,7 +29,7 @@ var directions = []struct {
 	{"routes/...", nil},
 	{"registration/...", []string{"snapshot", "identity", "identity/spire"}},
 	{"guard/...", []string{"guard", "snapshot", "identity"}},
-	{"mesh/bootstrap/...", []string{"snapshot", "guard"}},
+	{"mesh/bootstrap/...", []string{"snapshot", "guard", "identity"}},
 	{"mesh/doctor/...", []string{"snapshot", "guard", "identity"}},
 	{"mesh/...", []string{"mesh/...", "snapshot", "routes", "policies", "identity"}},
 	{"xds/...", []string{"xds/...", "snapshot", "identity", "policies", "internal/..."}},

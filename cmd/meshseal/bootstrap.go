@@ -74,7 +74,7 @@ when the Envoy starts, and the folder of --guard-record writable for it.`,
 	f.StringVar(&name, "proxy", "", "the proxy's name")
 	f.StringVar(&config.Server, "server", "", "where meshseal serves xDS and ext_authz: host:port or unix:///path")
 	f.StringVar(&config.Authz, "authz", "", "where meshseal answers ext_authz, if not at --server")
-	f.StringVar(&serverID, "server-id", "", "the exact SPIFFE ID of meshseal's certificate; needed unless the server is a Unix socket")
+	f.StringVar(&serverID, "server-id", "", "the SPIFFE ID of meshseal's certificate, with a digest behind it for that one program alone; needed unless the server is a Unix socket")
 	f.StringVar(&config.SDS, "sds", "", "the SPIFFE agent's socket, unix:///path")
 	f.StringVar(&config.Admin, "admin", "", "path of the Unix socket for Envoy's admin interface")
 	f.Int64Var(&config.MaxConnections, "max-connections", bootstrap.DefaultMaxConnections, "the most downstream connections at once")

@@ -23,7 +23,6 @@ import (
 	connectionsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -56,9 +55,10 @@ type Config struct {
 	Server string
 	// Authz is where meshseal answers ext_authz; Server if empty.
 	Authz string
-	// ServerID is the exact SPIFFE ID that the server's certificate must
-	// carry. It may be zero only where both addresses are Unix sockets: then
-	// the socket's file mode stands in for TLS.
+	// ServerID is the SPIFFE ID that the server's certificate must carry: with
+	// a digest behind it exactly that one, without also with any digest. It may
+	// be zero only where both addresses are Unix sockets: then the socket's file
+	// mode stands in for TLS.
 	ServerID spiffeid.ID
 	// SDS is the Unix socket of the SPIFFE agent, "unix:///path".
 	SDS string
@@ -144,7 +144,7 @@ func New(c Config) (*bootstrapv3.Bootstrap, error) {
 const unixScheme = "unix://"
 
 // cluster is one static cluster that speaks HTTP/2 to one address. With tls it
-// demands the server's exact SPIFFE ID, except on a Unix socket for which no
+// demands the server's SPIFFE ID, except on a Unix socket for which no
 // ID was given.
 func (c Config) cluster(name, address string, tls bool) (*clusterv3.Cluster, error) {
 	to, kind, err := parseAddress(address)
@@ -182,7 +182,7 @@ func (c Config) cluster(name, address string, tls bool) (*clusterv3.Cluster, err
 		},
 	}
 	if tls && c.ServerID.IsZero() && !strings.HasPrefix(address, unixScheme) {
-		return nil, fmt.Errorf("%s is not a Unix socket: give the server's exact SPIFFE ID, so that nobody else can answer", address)
+		return nil, fmt.Errorf("%s is not a Unix socket: give the server's SPIFFE ID, so that nobody else can answer", address)
 	}
 	if tls && !c.ServerID.IsZero() {
 		// A connection proves the SVID with which it was opened. A new one has
@@ -201,8 +201,12 @@ func (c Config) cluster(name, address string, tls bool) (*clusterv3.Cluster, err
 	return cl, nil
 }
 
-// tls is mutual TLS with certificates from SDS, and the server's exact ID.
+// tls is mutual TLS with certificates from SDS, and the server's ID.
 func (c Config) tls() (*corev3.TransportSocket, error) {
+	names, err := serverNames(c.ServerID)
+	if err != nil {
+		return nil, err
+	}
 	sds := func(name string) *tlsv3.SdsSecretConfig {
 		return &tlsv3.SdsSecretConfig{Name: name, SdsConfig: &corev3.ConfigSource{
 			ResourceApiVersion: corev3.ApiVersion_V3,
@@ -222,12 +226,7 @@ func (c Config) tls() (*corev3.TransportSocket, error) {
 		TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(certificateSecret)},
 		ValidationContextType: &tlsv3.CommonTlsContext_CombinedValidationContext{
 			CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-				DefaultValidationContext: &tlsv3.CertificateValidationContext{
-					MatchTypedSubjectAltNames: []*tlsv3.SubjectAltNameMatcher{{
-						SanType: tlsv3.SubjectAltNameMatcher_URI,
-						Matcher: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: c.ServerID.String()}},
-					}},
-				},
+				DefaultValidationContext:         &tlsv3.CertificateValidationContext{MatchTypedSubjectAltNames: names},
 				ValidationContextSdsSecretConfig: sds(bundleSecret),
 			},
 		},

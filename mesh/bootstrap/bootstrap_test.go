@@ -1,6 +1,7 @@
 package bootstrap_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,6 +32,7 @@ func TestNew(t *testing.T) {
 		"Unix socket":              func(c *bootstrap.Config) { c.Server, c.ServerID = "unix:///run/web.sock", spiffeid.ID{} },
 		"TLS on a Unix socket":     func(c *bootstrap.Config) { c.Server = "unix:///run/tls.sock" },
 		"authz apart from the xDS": func(c *bootstrap.Config) { c.Authz = "[::1]:18001" },
+		"a server's digest":        func(c *bootstrap.Config) { c.ServerID = withDigest },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := config()
@@ -55,7 +57,7 @@ func TestNew(t *testing.T) {
 				if wantTLS := !sdsOnly && !c.ServerID.IsZero(); (cl.GetTransportSocket() != nil) != wantTLS {
 					t.Errorf("cluster %s: TLS is %v, want %v", cl.GetName(), !wantTLS, wantTLS)
 				} else if wantTLS {
-					demandsServer(t, cl.GetTransportSocket(), c.ServerID.String())
+					demandsServer(t, cl.GetTransportSocket(), c.ServerID)
 				}
 			}
 			want := []string{snapshot.XDSCluster, snapshot.AuthzCluster, snapshot.DefaultSDSCluster}
@@ -69,8 +71,9 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// demandsServer checks that nobody but the exact server may answer.
-func demandsServer(t *testing.T, socket *corev3.TransportSocket, id string) {
+// demandsServer checks that nobody but the server may answer: by its base ID
+// with any digest or none, and by an ID with a digest with that one alone.
+func demandsServer(t *testing.T, socket *corev3.TransportSocket, id spiffeid.ID) {
 	t.Helper()
 	tls := &tlsv3.UpstreamTlsContext{}
 	if err := socket.GetTypedConfig().UnmarshalTo(tls); err != nil {
@@ -79,15 +82,38 @@ func demandsServer(t *testing.T, socket *corev3.TransportSocket, id string) {
 	if p := tls.GetCommonTlsContext().GetTlsParams(); p.GetTlsMinimumProtocolVersion() > p.GetTlsMaximumProtocolVersion() {
 		t.Errorf("no TLS version lies between %v and %v", p.GetTlsMinimumProtocolVersion(), p.GetTlsMaximumProtocolVersion())
 	}
-	names := tls.GetCommonTlsContext().GetCombinedValidationContext().GetDefaultValidationContext().GetMatchTypedSubjectAltNames()
-	if len(names) != 1 || names[0].GetSanType() != tlsv3.SubjectAltNameMatcher_URI || names[0].GetMatcher().GetExact() != id {
-		t.Errorf("the server's certificate is matched by %v, want exactly %s", names, id)
+	var got []string
+	for _, n := range tls.GetCommonTlsContext().GetCombinedValidationContext().GetDefaultValidationContext().GetMatchTypedSubjectAltNames() {
+		if n.GetSanType() != tlsv3.SubjectAltNameMatcher_URI || n.GetMatcher().GetIgnoreCase() {
+			t.Errorf("the server's certificate is matched by %v", n)
+		}
+		if exact := n.GetMatcher().GetExact(); exact != "" {
+			got = append(got, "exactly "+exact)
+		} else {
+			got = append(got, "from "+n.GetMatcher().GetPrefix())
+		}
+	}
+	want := []string{"exactly " + id.String(), "from " + id.String() + "/sha256/"}
+	if id == withDigest {
+		want = want[:1]
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the server's certificate is matched by %q, want %q", got, want)
 	}
 }
+
+var withDigest = spiffeid.RequireFromString("spiffe://shop.test/meshseal/sha256/" + strings.Repeat("ab", 32))
 
 func TestNewRefuses(t *testing.T) {
 	for name, edit := range map[string]func(*bootstrap.Config){
 		"TCP without the server's ID": func(c *bootstrap.Config) { c.ServerID = spiffeid.ID{} },
+		"a trust domain as server":    func(c *bootstrap.Config) { c.ServerID = spiffeid.RequireFromString("spiffe://shop.test") },
+		"a digest that is cut off": func(c *bootstrap.Config) {
+			c.ServerID = spiffeid.RequireFromString("spiffe://shop.test/meshseal/sha256/abab")
+		},
+		"a digest in upper case": func(c *bootstrap.Config) {
+			c.ServerID = spiffeid.RequireFromString("spiffe://shop.test/a/sha256/" + strings.Repeat("AB", 32))
+		},
 		"authz on TCP without an ID":  func(c *bootstrap.Config) { c.Server, c.Authz, c.ServerID = "unix:///a", "127.0.0.1:1", spiffeid.ID{} },
 		"no server":                   func(c *bootstrap.Config) { c.Server = "" },
 		"port zero":                   func(c *bootstrap.Config) { c.Server = "127.0.0.1:0" },

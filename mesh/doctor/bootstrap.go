@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
+	"meshseal/identity"
 	"meshseal/snapshot"
 )
 
@@ -171,7 +173,7 @@ func allPipes(c *clusterv3.Cluster) bool {
 }
 
 // impersonable says how somebody else could answer for a cluster, and "" where
-// nobody can: it is a Unix socket, or demands one exact SPIFFE ID.
+// nobody can: it is a Unix socket, or demands one SPIFFE ID.
 func impersonable(c *clusterv3.Cluster) string {
 	if len(c.GetTransportSocketMatches()) > 0 || c.GetTransportSocketMatcher() != nil {
 		return "an endpoint can be given another transport socket than the cluster's"
@@ -191,10 +193,8 @@ func impersonable(c *clusterv3.Cluster) string {
 	if combined := common.GetCombinedValidationContext(); combined != nil {
 		v = combined.GetDefaultValidationContext()
 	}
-	names := v.GetMatchTypedSubjectAltNames()
-	if len(names) != 1 || names[0].GetSanType() != tlsv3.SubjectAltNameMatcher_URI ||
-		!strings.HasPrefix(names[0].GetMatcher().GetExact(), "spiffe://") {
-		return "its certificate is not held to one exact SPIFFE ID"
+	if !oneServer(v.GetMatchTypedSubjectAltNames()) {
+		return "its certificate is not held to one SPIFFE ID, exactly or up to /sha256/"
 	}
 	if len(common.GetTlsCertificates()) == 0 && len(common.GetTlsCertificateSdsSecretConfigs()) == 0 {
 		return "Envoy shows no certificate of its own"
@@ -206,6 +206,35 @@ func impersonable(c *clusterv3.Cluster) string {
 		return "its certificate is taken without a trusted root"
 	}
 	return ""
+}
+
+// oneServer reports whether names let in the holder of one SPIFFE ID alone:
+// exact, or that ID with a digest behind it.
+func oneServer(names []*tlsv3.SubjectAltNameMatcher) bool {
+	bases := map[string]bool{}
+	for _, n := range names {
+		m := n.GetMatcher()
+		if n.GetSanType() != tlsv3.SubjectAltNameMatcher_URI || m.GetIgnoreCase() {
+			return false
+		}
+		name, ok := m.GetExact(), true
+		if name == "" {
+			name, ok = strings.CutSuffix(m.GetPrefix(), "/sha256/")
+		}
+		id, err := identity.ParseID(name)
+		if !ok || err != nil {
+			return false
+		}
+		base, _, err := identity.Split(id)
+		switch {
+		case errors.Is(err, identity.ErrNoDigest):
+			base = id
+		case err != nil || m.GetExact() == "":
+			return false
+		}
+		bases[base.String()] = true
+	}
+	return len(bases) == 1
 }
 
 // envoy looks at the release that runs all this.
