@@ -259,8 +259,8 @@ func (repo *repository) readPolicies(r *reader) error {
 	}
 	for _, e := range entries {
 		name := path.Join(policiesDir, e.Name())
-		if e.IsDir() || !(path.Ext(name) == ".rego" || e.Name() == dataFile) {
-			return fmt.Errorf("%s: %s/ holds *.rego files and %s, nothing else", name, policiesDir, dataFile)
+		if e.IsDir() || !(path.Ext(name) == ".rego" || e.Name() == dataFile || path.Ext(name) == ".pb") {
+			return fmt.Errorf("%s: %s/ holds *.rego files and %s, and *.pb descriptor sets of gRPC services, nothing else", name, policiesDir, dataFile)
 		}
 		data, err := r.read(name, maxPolicy)
 		if err != nil {
