@@ -211,7 +211,7 @@ func (s *Server) caller(c *check, plan *Plan, way direction, a *authv3.Attribute
 
 // policy is the policy step. It comes last, so Rego can only narrow.
 func (s *Server) policy(ctx context.Context, c *check, program *policies.Program) (policies.Result, *denial) {
-	input, err := policies.Input(c.req, c.facts.policy())
+	input, err := program.Input(c.req, c.facts.policy())
 	if err != nil {
 		return policies.Result{}, deny(RequestMalformed, "%v", err)
 	}
