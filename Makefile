@@ -46,7 +46,7 @@ test-faults:
 test-spire: build
 	@envoy=$$(scripts/envoy) && spire=$$(scripts/spire) && go vet -tags spire ./integration/spire/... && \
 		MESHSEAL_ENVOY=$$envoy MESHSEAL_SPIRE=$$spire MESHSEAL_BIN=$(CURDIR)/bin/meshseal \
-		go test -count=1 -vet=off -tags spire -timeout 10m ./integration/spire/...
+		go test -count=1 -vet=off -tags spire -parallel 4 -timeout 10m ./integration/spire/...
 
 fuzz:
 	@scripts/fuzz
