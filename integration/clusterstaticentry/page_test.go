@@ -1,0 +1,212 @@
+package clusterstaticentry
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/cel-go/cel"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"meshseal/integration/spire/spiretest"
+	"meshseal/internal/meshtest"
+)
+
+// TestPageManifests: every manifest of the page is one that Kubernetes' and the
+// controller manager's types take as it is, and what belongs together agrees.
+func TestPageManifests(t *testing.T) {
+	objects := manifests(t)
+	if want := 11; len(objects) != want {
+		t.Errorf("the page has %d manifests, wanted %d", len(objects), want)
+	}
+	policies := map[string]bool{}
+	for _, p := range of[*admissionv1.ValidatingAdmissionPolicy](objects) {
+		policies[p.Name] = true
+		if *p.Spec.FailurePolicy != admissionv1.Fail {
+			t.Errorf("%s fails open", p.Name)
+		}
+	}
+	bindings := of[*admissionv1.ValidatingAdmissionPolicyBinding](objects)
+	for _, b := range bindings {
+		if !policies[b.Spec.PolicyName] || !slices.Equal(b.Spec.ValidationActions, []admissionv1.ValidationAction{admissionv1.Deny}) {
+			t.Errorf("the binding %s does not deny by a policy of the page", b.Name)
+		}
+		delete(policies, b.Spec.PolicyName)
+	}
+	if len(policies) > 0 || len(bindings) == 0 {
+		t.Errorf("policies without a binding: %v", policies)
+	}
+}
+
+// TestPageAdmission: the expressions of the page's policies deny what they are
+// for: a changed image, and every request for what the other policy matches.
+func TestPageAdmission(t *testing.T) {
+	policies := map[string]*admissionv1.ValidatingAdmissionPolicy{}
+	for _, p := range of[*admissionv1.ValidatingAdmissionPolicy](manifests(t)) {
+		policies[p.Name] = p
+	}
+	const pod = `{spec: {containers: [{name: a, image: a@1}, {name: b, image: b@1}], initContainers: [{name: i, image: i@1}]}}`
+	for _, one := range []struct {
+		policy, from, to string
+		allowed          bool
+	}{
+		{"meshseal-images-stay-as-attested", pod, pod, true},
+		{"meshseal-images-stay-as-attested", `{spec: {containers: [{image: a@1}]}}`, `{spec: {containers: [{image: a@1}], priority: 1}}`, true},
+		{"meshseal-images-stay-as-attested", pod, strings.Replace(pod, "a@1", "a@2", 1), false},
+		{"meshseal-images-stay-as-attested", pod, strings.Replace(pod, "b@1", "b@2", 1), false},
+		{"meshseal-images-stay-as-attested", pod, strings.Replace(pod, "i@1", "i@2", 1), false},
+		{"meshseal-pods-stay-as-attested", pod, pod, false},
+		{"meshseal-pods-stay-as-attested", `{}`, `{kind: PodExecOptions}`, false},
+	} {
+		p := policies[one.policy]
+		if p == nil {
+			t.Fatalf("the page has no policy %s", one.policy)
+		}
+		if got := admits(t, p, one.from, one.to); got != one.allowed {
+			t.Errorf("%s, from %s to %s: allowed is %v, wanted %v", one.policy, one.from, one.to, got, one.allowed)
+		}
+	}
+	matched := policies["meshseal-pods-stay-as-attested"].Spec.MatchConstraints.ResourceRules[0]
+	for _, resource := range []string{"pods/ephemeralcontainers", "pods/exec", "pods/attach", "pods/portforward"} {
+		if !slices.Contains(matched.Resources, resource) || !slices.Contains(matched.Operations, admissionv1.OperationAll) {
+			t.Errorf("the policy does not match %s", resource)
+		}
+	}
+}
+
+// admits evaluates the policy's expressions; one that fails denies.
+func admits(t *testing.T, p *admissionv1.ValidatingAdmissionPolicy, from, to string) bool {
+	t.Helper()
+	env, err := cel.NewEnv(cel.Variable("object", cel.DynType), cel.Variable("oldObject", cel.DynType))
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]any{}
+	for name, text := range map[string]string{"oldObject": from, "object": to} {
+		var v map[string]any
+		if err := yaml.Unmarshal([]byte(text), &v); err != nil {
+			t.Fatal(err)
+		}
+		values[name] = v
+	}
+	for _, v := range p.Spec.Validations {
+		ast, issues := env.Compile(v.Expression)
+		if issues.Err() != nil {
+			t.Fatalf("%s: %v", v.Expression, issues.Err())
+		}
+		program, err := env.Program(ast)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, _, err := program.Eval(values); err != nil || out.Value() != true {
+			return false
+		}
+	}
+	return true
+}
+
+// TestPageEntry: the manifest of the page is the one that meshseal writes for
+// the workload of the page, and the Deployment beside it is a pod with exactly
+// those images.
+func TestPageEntry(t *testing.T) {
+	s := build(t, file(t, "workloads/orders.yaml"))
+	text, written := s.manifests(t)
+	block := strings.TrimPrefix(strings.TrimSpace(text), "---\n")
+	if !slices.ContainsFunc(page(t)["yaml"], func(b string) bool { return strings.TrimSpace(b) == block }) {
+		t.Errorf("the page does not hold what meshseal writes for its workload:\n%s", block)
+	}
+	deployments := of[*appsv1.Deployment](manifests(t))
+	at := slices.IndexFunc(deployments, func(d *appsv1.Deployment) bool { return d.Name == "orders" })
+	if at < 0 || len(written) != 1 {
+		t.Fatalf("%d manifests, and the Deployment at %d", len(written), at)
+	}
+	d := deployments[at]
+	pod := d.Spec.Template.Spec
+	wanted := []string{"k8s:ns:" + d.Namespace, "k8s:sa:" + pod.ServiceAccountName,
+		fmt.Sprintf("k8s:pod-image-count:%d", len(pod.Containers)), fmt.Sprintf("k8s:pod-init-image-count:%d", len(pod.InitContainers))}
+	for kind, containers := range map[string][]corev1.Container{"k8s:pod-image:": pod.Containers, "k8s:pod-init-image:": pod.InitContainers} {
+		for _, c := range containers {
+			wanted = append(wanted, kind+c.Image)
+		}
+	}
+	slices.Sort(wanted)
+	if got := slices.Sorted(slices.Values(written[0].Spec.Selectors)); !slices.Equal(got, wanted) {
+		t.Errorf("the Deployment has the selectors\n%v, the entry\n%v", wanted, got)
+	}
+}
+
+// programs is a folder with the programs that the page's commands name.
+func programs(t *testing.T) string {
+	t.Helper()
+	spire, err := spiretest.Binaries()
+	if err != nil {
+		t.Fatalf("no SPIRE: %v (make spire builds it, MESHSEAL_SPIRE names another folder)", err)
+	}
+	dir := spiretest.Dir(t)
+	for name, path := range map[string]string{"meshseal": meshtest.Meshseal(t).Path,
+		"spire-server": spire + "/spire-server", "spire-agent": spire + "/spire-agent"} {
+		if path, err = filepath.Abs(path); err == nil {
+			err = os.Symlink(path, dir+"/"+name)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestPageSettings: SPIRE's own validation takes the configuration files of the
+// page, and does not take a setting that does not exist.
+func TestPageSettings(t *testing.T) {
+	dir := programs(t)
+	blocks := page(t)["hcl"]
+	if len(blocks) != 2 {
+		t.Fatalf("the page has %d configuration files", len(blocks))
+	}
+	for i, program := range []string{"spire-server", "spire-agent"} {
+		config := meshtest.Write(t, dir, program+".conf", blocks[i])
+		meshtest.Run(t, exec.Command(dir+"/"+program, "validate", "-config", config))
+		wrong := strings.Replace(blocks[i], "trust_domain", "no_such_setting = 1\n  trust_domain", 1)
+		config = meshtest.Write(t, dir, program+"-wrong.conf", wrong)
+		if out, err := exec.Command(dir+"/"+program, "validate", "-config", config).CombinedOutput(); err == nil {
+			t.Errorf("%s takes a setting that does not exist:\n%s", program, out)
+		}
+	}
+}
+
+// TestPageCommands: the commands of the page do what it says on a real server.
+func TestPageCommands(t *testing.T) {
+	dir := programs(t)
+	s := spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain})
+	snap := build(t, file(t, "workloads/orders.yaml"))
+	blocks := page(t)["sh"]
+	for _, block := range blocks {
+		block = strings.ReplaceAll(block, "spire-server entry create", "spire-server entry create -socketPath "+s.Socket)
+		cmd := exec.Command("sh", "-eu", "-c", block)
+		cmd.Dir, cmd.Env = filepath.Dir(snap.snapshot), append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		meshtest.Run(t, cmd)
+	}
+	written, err := os.ReadFile(filepath.Dir(snap.snapshot) + "/entries.yaml")
+	if text, _ := snap.manifests(t); err != nil || strings.TrimSpace(string(written)) != strings.TrimSpace(text) {
+		t.Errorf("entries.yaml: %v\n%s", err, written)
+	}
+	var admins, nodes int
+	for _, e := range s.Entries() {
+		switch {
+		case e.Admin && e.SPIFFEID == s.ID("/spire-sync") && e.ParentID == s.Nodes() && len(e.Selectors) == 5:
+			admins++
+		case e.SPIFFEID == s.Nodes() && e.ParentID == s.ID("/spire/server") && slices.Equal(e.Selectors, []string{"k8s_psat:cluster:shop"}):
+			nodes++
+		}
+	}
+	if admins != 1 || nodes != 1 || len(blocks) != 3 {
+		t.Errorf("%d commands made %d administrators and %d aliases: %v", len(blocks), admins, nodes, s.Entries())
+	}
+}
