@@ -105,6 +105,7 @@ type pod struct {
 	Namespace, ServiceAccount   string
 	Labels                      map[string]string
 	Containers, Init, Ephemeral []container
+	Command                     []string // of the first container
 }
 
 // container is one container of a pod. Image and ImageID are those of its
@@ -142,7 +143,8 @@ func (p *pod) status() map[string]any {
 	}
 	return map[string]any{
 		"metadata": map[string]any{"name": "orders-" + p.UID[:8], "namespace": p.Namespace, "uid": p.UID, "labels": p.Labels},
-		"spec":     map[string]any{"serviceAccountName": p.ServiceAccount, "nodeName": "node-1"},
+		"spec":     map[string]any{"serviceAccountName": p.ServiceAccount, "nodeName": "node-1",
+			"containers": []any{map[string]any{"name": "app0", "image": p.Containers[0].Image, "command": p.Command}}},
 		"status": map[string]any{
 			"phase":                      "Running",
 			"containerStatuses":          statuses("app", p.Containers),

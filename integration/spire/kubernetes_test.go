@@ -172,6 +172,7 @@ func TestKubernetesPod(t *testing.T) {
 		{"the pod names tags, the runtime says the digests", exact(), func(p *pod) {
 			p.Containers[0].Image, p.Containers[1].Image = app.Repository+":v1", proxy.Repository+":v2"
 		}, []string{whole}},
+		{"the same images with another command", exact(), func(p *pod) { p.Command = []string{"/bin/sh", "-c", "curl evil"} }, []string{whole}},
 		{"a hidden sidecar", exact(), func(p *pod) { p.Containers = append(p.Containers, run(ref(evil))) }, nil},
 		{"a hidden sidecar beside one container", single(), func(p *pod) { p.Containers = append(p.Containers, run(ref(evil))) }, nil},
 		{"a hidden sidecar with the same image", single(), func(p *pod) { p.Containers = append(p.Containers, run(ref(app))) }, nil},
@@ -292,26 +293,29 @@ func TestKubernetesEphemeralContainer(t *testing.T) {
 }
 
 // TestKubernetesPodChanges: a pod is attested when a stream of the Workload API
-// opens. When it changes, a new stream gets nothing, and one that was open is
-// renewed.
+// opens. When the image of its application is changed in place, a new stream of
+// the Envoy beside it gets nothing, nor does the application; and a stream of
+// the Envoy that was open is renewed.
 func TestKubernetesPodChanges(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, "", []snapshot.PodImage{app})
-	p := newPod(run(ref(app)))
+	set := []snapshot.PodImage{app, proxy}
+	c := newCluster(t, "", set)
+	p := newPod(run(ref(app)), run(ref(proxy)))
 	p.Labels = nil
 	c.kubelet.run(p)
-	id := ordersID(t, app)
-	open, next := c.process(p, p.Containers[0]), c.process(p, p.Containers[0])
+	id := ordersID(t, set...)
+	open, next := c.process(p, p.Containers[1]), c.process(p, p.Containers[1])
 	first := open.WaitWatch(id)
 	next.WaitFetch(id)
 
-	c.kubelet.change(func() { p.Containers = append(p.Containers, run(ref(evil))) })
+	c.kubelet.change(func() { p.Containers[0] = run(ref(evil)) })
 	meshtest.Eventually(t, "a new stream gets nothing", func() error {
 		if a := next.Fetch(); a.Code != "PermissionDenied" {
 			return fmt.Errorf("it got %v, code %q", a.SVID, a.Code)
 		}
 		return nil
 	})
+	c.refused(c.process(p, p.Containers[0]), "the changed application", "PermissionDenied")
 	meshtest.Eventually(t, "the open stream is renewed", func() error {
 		switch newest := open.Newest(); {
 		case newest.Interrupted != "":
