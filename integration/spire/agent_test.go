@@ -111,29 +111,42 @@ func TestSPIREMeshsealIsAWorkload(t *testing.T) {
 
 // TestSPIREStrangersAreRefused: a client without a certificate, and one whose
 // SVID is from another SPIRE server of the same name, do not get past the
-// handshake with meshseal.
+// handshake with meshseal, where a workload of the mesh does.
 func TestSPIREStrangersAreRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	client := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
 	other := spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain})
 	program := spiretest.BuildWorkload(t, w.Dir+"/stranger", "1")
-	wanted := "spiffe://" + domain + "/app/sha256/" + w.Programs["app"].Digest
+	wanted := id("app", w.Programs["app"])
 	other.CreateEntry(spiretest.Entry{SPIFFEID: wanted, Selectors: program.Selectors()})
 	stranger := spiretest.StartWorkload(t, program, other.StartAgent(spiretest.AgentConfig{}))
-	for name, certs := range map[string][]tls.Certificate{
-		"no certificate": nil,
-		"another server": {stranger.WaitFetch(wanted).Certificate(t)},
+	for name, c := range map[string]struct {
+		certs []tls.Certificate
+		heard bool
+	}{
+		"no certificate": {nil, false},
+		"another server": {[]tls.Certificate{stranger.WaitFetch(wanted).Certificate(t)}, false},
+		"a workload":     {[]tls.Certificate{client.WaitFetch(w.id("client")).Certificate(t)}, true},
 	} {
-		conn, err := tls.Dial("tcp", w.Host+":18000", &tls.Config{Certificates: certs, InsecureSkipVerify: true, NextProtos: []string{"h2"}})
-		if err == nil {
-			// TLS 1.3: the refusal comes with the first byte that is read.
-			defer conn.Close()
-			if err = conn.SetDeadline(time.Now().Add(10 * time.Second)); err == nil {
-				_, err = conn.Read(make([]byte, 1))
-			}
-		}
-		if silent, ok := err.(net.Error); err == nil || ok && silent.Timeout() {
-			t.Errorf("%s: not refused: %v", name, err)
+		err := hears(w.Host+":18000", c.certs)
+		if silent, ok := err.(net.Error); (err == nil) != c.heard || ok && silent.Timeout() {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// hears is nil if a TLS server sends the first byte after the handshake. With TLS
+// 1.3 a refusal of the client's certificate comes in its place.
+func hears(address string, certs []tls.Certificate) error {
+	conn, err := tls.Dial("tcp", address, &tls.Config{Certificates: certs, InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return err
 }

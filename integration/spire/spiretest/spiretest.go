@@ -90,10 +90,9 @@ var User = sync.OnceValues(func() (*user.User, error) {
 	return user.Current()
 })
 
-// as lets a command run as User and die with the test program.
+// as lets a command run as User.
 func as(t meshtest.T, cmd *exec.Cmd) {
 	t.Helper()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if os.Getuid() != 0 {
 		return
 	}
@@ -109,16 +108,14 @@ func as(t meshtest.T, cmd *exec.Cmd) {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 }
 
-// start starts a SPIRE program that dies with the test program, and waits until
-// the health service on its socket says that it serves.
+// start starts a SPIRE program and waits until the health service on its socket
+// says that it serves.
 func start(t meshtest.T, socket, name string, args ...string) *meshtest.Process {
 	t.Helper()
-	cmd := exec.Command(binary(t, name), args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p := meshtest.Start(t, cmd)
+	p := meshtest.Start(t, exec.Command(binary(t, name), args...))
 	p.Eventually(name+" is healthy", func() error { return healthy(socket) })
 	return p
 }
