@@ -1,11 +1,7 @@
 package integration
 
 import (
-	"bufio"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -16,6 +12,7 @@ import (
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -50,13 +47,35 @@ func routesBootstrap(w *routeWorld) *bootstrapv3.Bootstrap {
 	for i, g := range w.tables {
 		b.StaticResources.Listeners = append(b.StaticResources.Listeners, &listenerv3.Listener{
 			Name: fmt.Sprintf("t%d", i), Address: pipe(w.socket(i)),
-			FilterChains: []*listenerv3.FilterChain{{Filters: []*listenerv3.Filter{{
-				Name:       "http",
-				ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(g.manager(i))},
-			}}}},
+			FilterChains: []*listenerv3.FilterChain{{
+				TransportSocket: w.transport(g),
+				Filters: []*listenerv3.Filter{{
+					Name:       "http",
+					ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(g.manager(i))},
+				}},
+			}},
 		})
 	}
 	return b
+}
+
+// transport is TLS that asks for a certificate and does without; nil for a
+// table on a plain listener.
+func (w *routeWorld) transport(g *genTable) *corev3.TransportSocket {
+	if !g.tls {
+		return nil
+	}
+	text := func(s string) *corev3.DataSource {
+		return &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: s}}
+	}
+	return &corev3.TransportSocket{Name: "tls", ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: pack(&tlsv3.DownstreamTlsContext{
+		CommonTlsContext: &tlsv3.CommonTlsContext{
+			TlsCertificates: []*tlsv3.TlsCertificate{{CertificateChain: text(w.svid.CertificatePEM()), PrivateKey: text(w.svid.KeyPEM())}},
+			ValidationContextType: &tlsv3.CommonTlsContext_ValidationContext{
+				ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: text(w.ca.BundlePEM())},
+			},
+		},
+	})}}
 }
 
 func unixCluster(name, socket string) *clusterv3.Cluster {
@@ -97,6 +116,7 @@ func (g *genTable) manager(i int) *hcmv3.HttpConnectionManager {
 		PathWithEscapedSlashesAction: g.escapedSlashes,
 		CommonHttpProtocolOptions:    &corev3.HttpProtocolOptions{HeadersWithUnderscoresAction: g.underscores},
 		StripTrailingHostDot:         g.stripDot,
+		DelayedCloseTimeout:          durationpb.New(10 * time.Millisecond),
 		StripMatchingHostPort:        g.stripMatching,
 		UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{
 			{UpgradeType: "CONNECT"}, {UpgradeType: "websocket"}, {UpgradeType: "connect-udp"},
@@ -111,49 +131,4 @@ func (g *genTable) manager(i int) *hcmv3.HttpConnectionManager {
 		m.StripPortMode = &hcmv3.HttpConnectionManager_StripAnyHostPort{StripAnyHostPort: true}
 	}
 	return m
-}
-
-// rawConn is a connection kept open for many requests, written byte for byte.
-type rawConn struct {
-	path string
-	conn net.Conn
-	r    *bufio.Reader
-}
-
-// do sends a request and returns the status of its answer; 0 if Envoy closed
-// the connection without one.
-func (c *rawConn) do(q *genRequest) (int, error) {
-	if c.conn == nil {
-		conn, err := net.Dial("unix", c.path)
-		if err != nil {
-			return 0, err
-		}
-		c.conn, c.r = conn, bufio.NewReader(conn)
-	}
-	if err := c.conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		return 0, err
-	}
-	_, werr := c.conn.Write(q.bytes())
-	resp, err := http.ReadResponse(c.r, &http.Request{Method: q.method})
-	if err != nil {
-		c.close()
-		if werr == nil && err != io.ErrUnexpectedEOF && err != io.EOF {
-			return 0, err
-		}
-		return 0, nil
-	}
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return 0, err
-	}
-	if resp.Close || resp.StatusCode == http.StatusBadRequest || resp.StatusCode < 200 {
-		c.close()
-	}
-	return resp.StatusCode, nil
-}
-
-func (c *rawConn) close() {
-	if c.conn != nil {
-		c.conn.Close()
-		c.conn = nil
-	}
 }

@@ -24,6 +24,7 @@ type genTable struct {
 	config         *routev3.RouteConfiguration
 	table          *routes.Table
 	inbound        bool
+	tls            bool
 	stripDot       bool
 	stripMatching  bool
 	stripAny       bool
@@ -113,7 +114,7 @@ var (
 
 func newGenTable(r *rand.Rand, number int) *genTable {
 	g := &genTable{
-		number: number, inbound: chance(r, 60),
+		number: number, inbound: chance(r, 60), tls: number%4 == 1,
 		stripDot: chance(r, 20), stripMatching: chance(r, 15),
 		escapedSlashes: one(r, []hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction{
 			hcmv3.HttpConnectionManager_REJECT_REQUEST, hcmv3.HttpConnectionManager_REJECT_REQUEST, hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD,
