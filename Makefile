@@ -45,8 +45,9 @@ test-faults:
 
 test-spire: build
 	@envoy=$$(scripts/envoy) && spire=$$(scripts/spire) && go vet -tags spire ./integration/spire/... && \
-		MESHSEAL_ENVOY=$$envoy MESHSEAL_SPIRE=$$spire MESHSEAL_BIN=$(CURDIR)/bin/meshseal \
-		go test -count=1 -vet=off -tags spire -parallel 4 -timeout 10m ./integration/spire/...
+		export MESHSEAL_ENVOY=$$envoy MESHSEAL_SPIRE=$$spire MESHSEAL_BIN=$(CURDIR)/bin/meshseal && \
+		go test -count=1 -vet=off -tags spire -parallel 4 -timeout 10m ./integration/spire/... && \
+		go -C integration/clusterstaticentry test -count=1 -vet=off -timeout 5m ./...
 
 fuzz:
 	@scripts/fuzz

@@ -143,7 +143,7 @@ func (p *pod) status() map[string]any {
 	}
 	return map[string]any{
 		"metadata": map[string]any{"name": "orders-" + p.UID[:8], "namespace": p.Namespace, "uid": p.UID, "labels": p.Labels},
-		"spec":     map[string]any{"serviceAccountName": p.ServiceAccount, "nodeName": "node-1",
+		"spec": map[string]any{"serviceAccountName": p.ServiceAccount, "nodeName": "node-1",
 			"containers": []any{map[string]any{"name": "app0", "image": p.Containers[0].Image, "command": p.Command}}},
 		"status": map[string]any{
 			"phase":                      "Running",
