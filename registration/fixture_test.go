@@ -52,6 +52,7 @@ func shop() content {
 		proxies: []snapshot.Proxy{
 			{Name: "edge", ID: id("/edge"), Allowed: []snapshot.ImageSet{set(image("envoy"))}, Registration: process("/nodes")},
 			{Name: "plain", ID: id("/plain")},
+			{Name: "sidecar", ID: id("/orders"), Workload: "orders", Allowed: []snapshot.ImageSet{set(image("orders-2"))}},
 		},
 		workloads: []snapshot.Workload{
 			{Name: "billing", ID: id("/billing"), Allowed: []snapshot.ImageSet{set(image("billing"))}},

@@ -94,12 +94,6 @@ func Of(content Content) (Wanted, error) {
 	if n := len(entryID(w.Mesh, identity.Digest{})); n > maxEntryID {
 		return Wanted{}, fmt.Errorf("the mesh's name %q is too long for the IDs of registration entries: they have %d bytes, at most %d", w.Mesh, n, maxEntryID)
 	}
-	for _, p := range content.Proxies() {
-		err := w.add(subject{owner: Owner{Proxy, p.Name}, id: p.ID, allowed: p.Allowed, registration: p.Registration, plain: len(p.Allowed) == 0})
-		if err != nil {
-			return Wanted{}, fmt.Errorf("proxy %q: %w", p.Name, err)
-		}
-	}
 	for _, wl := range content.Workloads() {
 		err := w.add(subject{
 			owner: Owner{Workload, wl.Name}, id: wl.ID, allowed: wl.Allowed, revoked: wl.Revoked,
@@ -107,6 +101,16 @@ func Of(content Content) (Wanted, error) {
 		})
 		if err != nil {
 			return Wanted{}, fmt.Errorf("workload %q: %w", wl.Name, err)
+		}
+	}
+	for _, p := range content.Proxies() {
+		fronts := slices.ContainsFunc(w.bases, func(b base) bool { return b.id == p.ID })
+		if fronts && p.Registration == nil {
+			continue // it has its workload's identity, which is registered and judged as that
+		}
+		err := w.add(subject{owner: Owner{Proxy, p.Name}, id: p.ID, allowed: p.Allowed, registration: p.Registration, plain: len(p.Allowed) == 0})
+		if err != nil {
+			return Wanted{}, fmt.Errorf("proxy %q: %w", p.Name, err)
 		}
 	}
 	slices.SortFunc(w.Entries, func(a, b Want) int { return strings.Compare(a.ID, b.ID) })

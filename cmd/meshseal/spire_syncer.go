@@ -23,7 +23,7 @@ type spireServer interface {
 	TrustDomain(ctx context.Context) (spiffeid.TrustDomain, error)
 }
 
-// spirePlan finds what of a snapshot is for a server: a server keeps entries
+// spireWanted finds what of a snapshot is for a server: a server keeps entries
 // for its own trust domain alone.
 func spireWanted(ctx context.Context, server spireServer, s *snapshot.Snapshot) (registration.Wanted, spiffeid.TrustDomain, error) {
 	all, err := registration.Of(s)
@@ -60,17 +60,16 @@ type spireSyncer struct {
 
 // spireResult is one synchronization.
 type spireResult struct {
-	at      time.Time
-	root    snapshot.Digest
-	td      spiffeid.TrustDomain
-	wanted  registration.Wanted
-	report  registration.Report
-	err     error // the server could not be asked, or the snapshot is not valid now
-	refused bool  // err is about the snapshot
+	at     time.Time
+	root   snapshot.Digest
+	td     spiffeid.TrustDomain
+	wanted registration.Wanted
+	report registration.Report
+	err    error // the server could not be asked, or the snapshot is not valid now
 }
 
 // failed is why the server may not hold what is wanted.
-func (r *spireResult) failed() error { return errors.Join(r.err, r.report.Failed()) }
+func (r spireResult) failed() error { return errors.Join(r.err, r.report.Failed()) }
 
 func newSyncer(server spireServer, current func() *snapshot.Snapshot, retry time.Duration, done func(spireResult)) *spireSyncer {
 	return &spireSyncer{server: server, current: current, retry: retry, now: time.Now, wake: make(chan struct{}, 1), done: done}
@@ -88,6 +87,10 @@ func (s *spireSyncer) look() {
 func (s *spireSyncer) run(ctx context.Context) error {
 	pause := time.Duration(0)
 	for {
+		select {
+		case <-s.wake: // asked for before it begins: this one serves
+		default:
+		}
 		next := spireRest
 		if current := s.current(); current != nil {
 			r := s.sync(ctx, current)
@@ -127,8 +130,11 @@ func (s *spireSyncer) sync(ctx context.Context, current *snapshot.Snapshot) (r s
 			r.err = fmt.Errorf("a defect of meshseal: panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	if r.err = current.ValidAt(now); r.err != nil {
-		r.refused = true
+	// A waiver that has ended does not end what is in force.
+	if r.err = current.ValidAt(now); errors.Is(r.err, snapshot.ErrWaiverExpired) {
+		r.err = nil
+	}
+	if r.err != nil {
 		r.err = fmt.Errorf("%s: %w; the entries stay as they are", snapshot.Code(r.err), r.err)
 		return r
 	}
