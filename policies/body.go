@@ -139,8 +139,8 @@ func parseMultipart(payload, boundary string) (any, error) {
 	out := map[string]any{}
 	for n := 0; ; n++ {
 		part, err := reader.NextPart()
-		if err == io.EOF { // one that is wrapped is an end in the midst of a part's header
-			if !strings.Contains(payload, "--"+boundary+"--") {
+		if err == io.EOF { // one that is wrapped is no end
+			if !closed(payload, boundary) {
 				return nil, errors.New("the closing boundary is missing")
 			}
 			return out, nil
@@ -162,6 +162,24 @@ func parseMultipart(payload, boundary string) (any, error) {
 		list, _ := out[name].([]any)
 		out[name] = append(list, value)
 	}
+}
+
+// closed reports whether the closing boundary ends the parts. The reader gives
+// the same io.EOF where the body ends within the header of a part, and then
+// leaves that part out.
+func closed(payload, boundary string) bool {
+	lines := strings.SplitAfter(payload, "\n")
+	bare := false // lines end in \n alone, as the reader takes it from the first boundary
+	if i := slices.IndexFunc(lines, func(l string) bool { return strings.TrimRight(l, " \t\r\n") == "--"+boundary }); i >= 0 {
+		bare = !strings.HasSuffix(lines[i], "\r\n")
+	}
+	for i, line := range lines {
+		rest, ok := strings.CutPrefix(line, "--"+boundary+"--")
+		if ok && strings.Trim(rest, " \t\r\n") == "" && (i == 0 || bare || strings.HasSuffix(lines[i-1], "\r\n")) {
+			return true
+		}
+	}
+	return false
 }
 
 func partValue(part *multipart.Part) (any, error) {
