@@ -56,10 +56,18 @@ func run(t *tally) error {
 	if err := t.stage("tests on a real Envoy", goTest(integration...)); err != nil {
 		return err
 	}
-	// A module of its own: its client needs modules that the program does not.
-	proxyless := goTest("./...")
-	proxyless.Dir = "integration/grpcxds"
-	return t.stage("tests on a real gRPC client", proxyless)
+	// Modules of their own: they need modules that the program does not.
+	for _, m := range []struct{ name, dir string }{
+		{"tests on a real gRPC client", "integration/grpcxds"},
+		{"tests beside opa-envoy-plugin", "integration/opaplugin"},
+	} {
+		tests := goTest("./...")
+		tests.Dir = m.dir
+		if err := t.stage(m.name, tests); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // goTest leaves go vet to make check: it would compile every dependency a
