@@ -17,6 +17,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,13 @@ func (ca *CA) TrustDomain() spiffeid.TrustDomain { return ca.td }
 
 // Certificate is the CA's own certificate.
 func (ca *CA) Certificate() *x509.Certificate { return ca.cert }
+
+// Signer is the CA's key, for certificates that SVID does not make.
+func (ca *CA) Signer() crypto.Signer { return ca.key }
+
+// Intermediates is what SVIDs of this CA carry beside the leaf: the CAs from
+// this one up to below the root.
+func (ca *CA) Intermediates() []*x509.Certificate { return slices.Clone(ca.above) }
 
 // Bundle is the authorities of the trust domain: the root of this CA.
 func (ca *CA) Bundle() []*x509.Certificate { return []*x509.Certificate{ca.root} }
