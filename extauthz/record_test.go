@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -116,6 +117,68 @@ func TestRecordLeaksNothing(t *testing.T) {
 		if i != 2 && q.req.Attributes.Request.Http.Headers["cookie"] != secret {
 			t.Error("the request itself was changed")
 		}
+	}
+}
+
+// TestRecordLeaksNoToken: a JWT-SVID is left out wherever it comes, by the name
+// of its header and by its form: before there is a snapshot, in the header of
+// the snapshot before, in upper case, in another header, as raw headers, and
+// where a policy makes an error of it.
+func TestRecordLeaksNoToken(t *testing.T) {
+	key := newIssuer(t, "one")
+	token := key.sign(map[string]any{"sub": webSVID()})
+	parts := strings.Split(token, ".")
+	clean := func(w *world, q *question, header string) {
+		t.Helper()
+		w.ask(q)
+		r := w.records.last(t)
+		for _, part := range append(parts[1:], "opaque-secret") {
+			if text := line(t, r); strings.Contains(text, part) {
+				t.Errorf("%s: %q is in the record: %s", header, part, text)
+			}
+		}
+		if want := "/input/attributes/request/http/headers/" + header; !slices.Contains(r.Erased, want) {
+			t.Errorf("%s: erased %q", header, r.Erased)
+		}
+	}
+	showing := func(w *world, header, value string) *question {
+		q := w.honest()
+		q.req.Attributes.Request.Http.Headers[header] = value
+		return q
+	}
+	none := empty(t)
+	clean(none, showing(none, tokenHeader, token), tokenHeader)
+	clean(none, showing(none, "x-any", "Token "+token), "x-any")
+
+	e := demanding(t, demandJWT)
+	for _, value := range []string{token, "opaque-secret", token + "," + token} {
+		clean(e.world, showing(e.world, tokenHeader, value), tokenHeader)
+		clean(e.world, showing(e.world, "X-SPIFFE-JWT-SVID", value), "X-SPIFFE-JWT-SVID")
+		q := showing(e.world, tokenHeader, value)
+		q.req.Attributes.Request.Http.Path = "/%zz"
+		clean(e.world, q, tokenHeader)
+		q = showing(e.world, tokenHeader, value)
+		q.without("meshseal-listener-mark")
+		clean(e.world, q, tokenHeader)
+	}
+	raw := e.honest()
+	h := raw.req.Attributes.Request.Http
+	h.Headers, h.HeaderMap = nil, &corev3.HeaderMap{Headers: []*corev3.HeaderValue{{Key: "X-Spiffe-JWT-SVID", RawValue: []byte("opaque-secret\xff")}}}
+	clean(e.world, raw, tokenHeader)
+
+	next := shop(t)
+	next.content.Mesh.Evidence = everySource
+	next.content.Mesh.Evidence.JWT.Header = "x-next"
+	e.adopt(next, 8)
+	clean(e.world, showing(e.world, "x-next", "opaque-secret"), "x-next")
+	clean(e.world, showing(e.world, tokenHeader, "opaque-secret"), tokenHeader)
+
+	for _, rego := range []string{
+		`allow if to_number(input.attributes.request.http.headers["x-spiffe-jwt-svid"]) > 1`,
+		`allow if io.jwt.verify_es256(input.attributes.request.http.headers["x-spiffe-jwt-svid"], "no key")`,
+	} {
+		e := demanding(t, nil, policy(rego))
+		clean(e.world, showing(e.world, tokenHeader, token), tokenHeader)
 	}
 }
 

@@ -2,6 +2,7 @@ package extauthz_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +13,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"meshseal/extauthz"
+	"meshseal/identity"
+	"meshseal/identity/identitytest"
 )
 
 const (
@@ -22,6 +25,12 @@ const (
 // traced is a world whose spans are kept.
 func traced(t *testing.T) (*world, *tracetest.SpanRecorder) {
 	t.Helper()
+	spans, opt := tracing(t)
+	return newWorld(t, opt), spans
+}
+
+func tracing(t *testing.T) (*tracetest.SpanRecorder, option) {
+	t.Helper()
 	spans := tracetest.NewSpanRecorder()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
 	t.Cleanup(func() {
@@ -29,7 +38,7 @@ func traced(t *testing.T) (*world, *tracetest.SpanRecorder) {
 			t.Error(err)
 		}
 	})
-	return newWorld(t, config(func(c *extauthz.Config) { c.Tracer = provider.Tracer("test") })), spans
+	return spans, config(func(c *extauthz.Config) { c.Tracer = provider.Tracer("test") })
 }
 
 func only(t *testing.T, spans *tracetest.SpanRecorder) sdktrace.ReadOnlySpan {
@@ -104,6 +113,36 @@ func TestSpanAttributes(t *testing.T) {
 	}
 	if s.Name() != extauthz.SpanName || s.SpanKind() != trace.SpanKindServer || s.Status().Code != otelcodes.Unset {
 		t.Errorf("span %q, kind %s, status %v: a denial is no error", s.Name(), s.SpanKind(), s.Status())
+	}
+}
+
+// TestSpanOfEvidence: which evidence agreed, that a caller is unproven, and
+// nothing of a token.
+func TestSpanOfEvidence(t *testing.T) {
+	attributes := func(spans *tracetest.SpanRecorder) (digest, agreed, all string) {
+		for _, a := range only(t, spans).Attributes() {
+			switch a.Key {
+			case "meshseal.digest":
+				digest = a.Value.AsString()
+			case "meshseal.evidence_agreed":
+				agreed = strings.Join(a.Value.AsStringSlice(), " ")
+			}
+			all += a.Value.Emit() + "\n"
+		}
+		return digest, agreed, all
+	}
+	spans, opt := tracing(t)
+	e := demanding(t, []identity.EvidenceKind{identity.JWTSVID, identity.SPIREEntry}, opt)
+	token := e.shopJWT.sign(e.claims())
+	e.wants(t, e.showing(token), extauthz.OK)
+	if digest, agreed, all := attributes(spans); digest != image("web-1").String() || agreed != "jwt-svid spire-entry" || strings.Contains(all, token[:20]) {
+		t.Errorf("attributes: %s", all)
+	}
+	spans, opt = tracing(t)
+	w := newWorld(t, opt, content(unproven(untilIn(time.Hour))))
+	w.wants(t, w.honest().with(identitytest.Envoy(w.shop.SVID(t, webID))), extauthz.OK)
+	if digest, agreed, all := attributes(spans); digest != "unproven" || agreed != "" {
+		t.Errorf("attributes: %s", all)
 	}
 }
 
