@@ -110,7 +110,8 @@ type pod struct {
 
 // container is one container of a pod. Image and ImageID are those of its
 // status: a tag or a digest as the pod names it, and the digest that the
-// container runtime pulled.
+// container runtime pulled. One without ID has not started: the kubelet then
+// states the image as the pod names it, and no image ID.
 type container struct{ ID, Image, ImageID string }
 
 // run is a container whose image the pod names by its digest.
@@ -136,8 +137,13 @@ func (p *pod) status() map[string]any {
 	statuses := func(name string, containers []container) []any {
 		all := []any{}
 		for i, c := range containers {
-			all = append(all, map[string]any{"name": name + strconv.Itoa(i), "image": c.Image, "imageID": c.ImageID,
-				"containerID": "containerd://" + c.ID, "ready": true, "state": map[string]any{"running": map[string]any{}}})
+			one := map[string]any{"name": name + strconv.Itoa(i), "image": c.Image, "imageID": c.ImageID,
+				"containerID": "containerd://" + c.ID, "ready": true, "state": map[string]any{"running": map[string]any{}}}
+			if c.ID == "" {
+				one["containerID"], one["ready"] = "", false
+				one["state"] = map[string]any{"waiting": map[string]any{"reason": "PodInitializing"}}
+			}
+			all = append(all, one)
 		}
 		return all
 	}
