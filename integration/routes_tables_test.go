@@ -101,8 +101,9 @@ var (
 		{"/", []string{"/", "/a"}},
 		{"/a$b(c)+d.e", []string{"/a$b(c)+d.e", "/a$b(c)+dxe"}},
 	}
-	genTexts  = []string{"1", "foo", "FOO", "foobar", "bar", "10", "café", "foo,bar", "o", "a.test", "GET", "POST", "/a", "http"}
-	genNames  = []string{"x-a", "X-B", "x-c", ":method", ":authority", "host", "Host", ":path", ":scheme", "content-type", "x-forwarded-proto", "cookie"}
+	genTexts = []string{"1", "foo", "FOO", "foobar", "bar", "10", "café", "foo,bar", "o", "a.test", "GET", "POST", "/a", "http"}
+	genNames = []string{"x-a", "X-B", "x-c", ":method", ":authority", "host", "Host", ":path", ":scheme", "content-type", "x-forwarded-proto", "cookie",
+		"user-agent", "accept", "x-forwarded-for", "x-envoy-internal", "te", "origin", "via", "upgrade", ":protocol", "content-length", "authorization"}
 	genValues = []struct {
 		re      string
 		samples []string
@@ -220,11 +221,24 @@ func (b *routeBuilder) path() (broad bool) {
 		p := one(b.r, genParted)
 		m.PathSpecifier, b.aim.path = &routev3.RouteMatch_PathSeparatedPrefix{PathSeparatedPrefix: p}, p+one(b.r, []string{"", "/", "/x", "x"})
 		b.kind("path_separated_prefix")
+	case k < 10:
+		re, sample := randomRegex(b.r, pathAtoms)
+		m.PathSpecifier, b.aim.path = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: "/" + re}}, "/"+sample
+		b.kind("safe_regex, random")
+		broad = true
 	case k < 12:
 		e := one(b.r, genRegexes)
 		m.PathSpecifier, b.aim.path = &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: e.re}}, one(b.r, e.samples)
 		b.kind("safe_regex")
 		broad = e.re == ".*" || e.re == "/[^/]+" || e.re == "/[^a]*"
+	case k < 13:
+		template, sample := randomTemplate(b.r)
+		m.PathSpecifier = &routev3.RouteMatch_PathMatchPolicy{PathMatchPolicy: &corev3.TypedExtensionConfig{
+			Name: "template", TypedConfig: pack(&templatev3.UriTemplateMatchConfig{PathTemplate: template}),
+		}}
+		b.aim.path = sample
+		b.kind("uri_template, random")
+		broad = true
 	case k < 15:
 		e := one(b.r, genTemplates)
 		m.PathSpecifier = &routev3.RouteMatch_PathMatchPolicy{PathMatchPolicy: &corev3.TypedExtensionConfig{
@@ -343,6 +357,12 @@ func (b *routeBuilder) text() (*matcherv3.StringMatcher, string, string) {
 	case 3:
 		m.MatchPattern, sample, kind = &matcherv3.StringMatcher_Contains{Contains: text}, "x"+text+"x", "contains"
 	case 4:
+		if chance(b.r, 50) {
+			re, sample := randomRegex(b.r, valueAtoms)
+			return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{
+				SafeRegex: &matcherv3.RegexMatcher{Regex: re},
+			}}, sample, "safe_regex, random"
+		}
 		e := one(b.r, genValues)
 		m.MatchPattern = &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: e.re}}
 		return &matcherv3.StringMatcher{MatchPattern: m.MatchPattern}, one(b.r, e.samples), "safe_regex"

@@ -43,7 +43,7 @@ const wholeRequests = 100_000
 func TestRoutesAgreeWithEnvoy(t *testing.T) {
 	t.Parallel()
 	n, seed := number(t, "ROUTES_REQUESTS", quickRequests), uint64(number(t, "ROUTES_SEED", 1))
-	w := newRouteWorld(t, seed, max(16, min(n/1000, 64)))
+	w := newRouteWorld(t, genTables(seed, max(16, min(n/1000, 64)))...)
 	w.run(t, seed, n)
 
 	o := w.oracle
@@ -90,20 +90,25 @@ type routeWorld struct {
 	svid   *meshtest.SVID
 }
 
-func newRouteWorld(t *testing.T, seed uint64, tables int) *routeWorld {
+func genTables(seed uint64, n int) []*genTable {
+	r := rand.New(rand.NewPCG(seed, 0))
+	var all []*genTable
+	for i := range n {
+		all = append(all, newGenTable(r, i))
+	}
+	return all
+}
+
+func newRouteWorld(t *testing.T, tables ...*genTable) *routeWorld {
 	t.Helper()
-	w := &routeWorld{dir: t.TempDir(), oracle: &routeOracle{counts: map[string]int{}}}
+	w := &routeWorld{dir: t.TempDir(), tables: tables, oracle: &routeOracle{counts: map[string]int{}}}
 	w.ca = meshtest.NewCA(t, "mesh.test")
 	w.svid = w.ca.SVID("spiffe://mesh.test/routes")
-	r := rand.New(rand.NewPCG(seed, 0))
-	for i := range tables {
-		g := newGenTable(r, i)
-		table, err := routes.Compile(g.config)
-		if err != nil {
+	for i, g := range tables {
+		var err error
+		if g.table, err = routes.Compile(g.config); err != nil {
 			t.Fatalf("table %d: %v", i, err)
 		}
-		g.table = table
-		w.tables = append(w.tables, g)
 	}
 	w.oracle.tables = w.tables
 	w.oracle.serve(t, w.authz())
@@ -208,6 +213,7 @@ type routeOracle struct {
 	compared int
 	counts   map[string]int
 	differ   []string
+	last     string // the route that Envoy named last
 }
 
 func (o *routeOracle) serve(t *testing.T, socket string) {
@@ -272,6 +278,7 @@ func (o *routeOracle) compare(g *genTable, r *routes.Request, want string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.compared++
+	o.last = want
 	if strings.ContainsFunc(r.Path, func(c rune) bool { return c >= 0x80 }) {
 		o.counts["request: path beyond ASCII"]++
 	}
