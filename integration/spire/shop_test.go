@@ -44,7 +44,7 @@ var shop = map[string]string{
 - "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
   name: app
   type: STATIC
-  load_assignment: {cluster_name: app, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: BACKEND, port_value: 80}}}}]}]}
+  load_assignment: {cluster_name: app, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: BACKEND, port_value: 8080}}}}]}]}
 `,
 	"proxies/client/resources.yaml": `resources:
 - "@type": type.googleapis.com/envoy.config.listener.v3.Listener

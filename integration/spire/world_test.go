@@ -80,7 +80,7 @@ func newWorld(t *testing.T, options ...option) *world {
 		o(w)
 	}
 	backend := meshtest.Host()
-	w.Backend = meshtest.StartBackend(t, "app", backend+":80")
+	w.Backend = meshtest.StartBackend(t, "app", backend+":8080")
 	w.install()
 	w.Repo = meshtest.NewRepository(t, w.Dir+"/repo", w.files(backend))
 	w.SPIRE = spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain})

@@ -81,7 +81,7 @@ func built(t meshtest.T, version string) []byte {
 		return b
 	}
 	path := filepath.Join(meshtest.Dir(t), "workload")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+version, "-o", path,
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+version, "-o", path,
 		"meshseal/integration/spire/spiretest/workload")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	meshtest.Run(t, cmd)
