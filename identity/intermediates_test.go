@@ -132,11 +132,12 @@ func TestIntermediatesAreBounded(t *testing.T) {
 	for range 254 {
 		learn(time.Hour)
 	}
-	if known.Len() != 256 || !knows(short) {
+	learn(time.Hour)
+	if known.Len() != 257 || !knows(short) {
 		t.Errorf("%d are known, the short-lived one: %v", known.Len(), knows(short))
 	}
 	long := learn(2 * time.Hour)
-	if known.Len() != 256 || knows(short) || !knows(long) || !knows(fixed) {
+	if known.Len() != 257 || knows(short) || !knows(long) || !knows(fixed) {
 		t.Errorf("%d are known; one that ends first gives way to one that ends last: %v %v; the configured: %v", known.Len(), knows(short), knows(long), knows(fixed))
 	}
 	if late := learn(3 * time.Minute); knows(late) {
@@ -147,6 +148,31 @@ func TestIntermediatesAreBounded(t *testing.T) {
 	known.Learn(verified(t, identitytest.Chain(t, last.SVID(t, webID, identitytest.WithTimes(now, later.Add(time.Hour)))), bundles, later), later)
 	if n := known.Len(); n != 3 {
 		t.Errorf("%d are known after all but one ended; the configured one, that one and the new one should be", n)
+	}
+}
+
+// TestIntermediatesOfAFederatedDomain: its authorities can name theirs as they
+// like and make as many as they like; another domain's are still there and found.
+func TestIntermediatesOfAFederatedDomain(t *testing.T) {
+	now := time.Now()
+	shop, partner := identitytest.NewCA(t, "shop.test"), identitytest.NewCA(t, "partner.test")
+	bundles := identitytest.Bundles(t, shop, partner)
+	name := identitytest.WithTemplate(func(c *x509.Certificate) {
+		c.Subject, c.SubjectKeyId = pkix.Name{CommonName: "nested"}, []byte{1}
+	})
+	end := identitytest.WithTimes(now.Add(-time.Hour), now.Add(time.Minute))
+	known := intermediates(t)
+	nested := shop.Intermediate(t, name, end)
+	known.Learn(verified(t, identitytest.Chain(t, nested.SVID(t, webID)), bundles, now), now)
+	for range 300 {
+		theirs := partner.Intermediate(t, name).SVID(t, "spiffe://partner.test/x")
+		known.Learn(verified(t, identitytest.Chain(t, theirs), bundles, now), now)
+	}
+	if _, err := identity.VerifySVIDWith(known, identitytest.Chain(t, nested.SVID(t, webID))[:1], bundles, now); err != nil {
+		t.Error(err)
+	}
+	if n := known.Len(); n != 257 {
+		t.Errorf("%d are known", n)
 	}
 }
 

@@ -112,7 +112,7 @@ func VerifySVIDWith(known *Intermediates, chain []*x509.Certificate, bundles *Tr
 	if roots.pool == nil {
 		return SVID{}, fmt.Errorf("%w: %q", ErrTrustDomain, id.TrustDomain())
 	}
-	path, err := verifyChain(leaf, append(known.above(chain, now), chain[1:]...), roots.pool, now)
+	path, err := verifyChain(leaf, append(known.above(id.TrustDomain(), chain, now), chain[1:]...), roots.pool, now)
 	if err != nil {
 		return SVID{}, fmt.Errorf("%s: %w", id, err)
 	}

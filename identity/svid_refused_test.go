@@ -158,6 +158,7 @@ func TestChainRefused(t *testing.T) {
 		{"a chain of nine", append(leafOf(good), repeat(good.Certificate(), 7)...), bundles, identity.ErrCertificateMalformed},
 		{"an expired root", leafOf(retired), identitytest.Bundles(t, retired), identity.ErrExpired},
 		{"trust bundle rotated out", leafOf(ca), identitytest.Bundles(t, impostor), identity.ErrChain},
+		{"trust bundle older than the CA", leafOf(identitytest.NewCA(t, "shop.test")), identitytest.Bundles(t, ca, retired), identity.ErrChain},
 		{"unlisted federated domain", identitytest.Chain(t, partner.SVID(t, "spiffe://partner.test/x")), identitytest.Bundles(t, ca), identity.ErrTrustDomain},
 		{"no trust bundles", leafOf(ca), nil, identity.ErrTrustDomain},
 		{"zero trust bundles", leafOf(ca), &identity.TrustBundles{}, identity.ErrTrustDomain},
