@@ -30,10 +30,8 @@ type header struct {
 
 func newHeader(m *routev3.HeaderMatcher, patterns patterns) (header, error) {
 	h := header{name: lower(m.GetName()), invert: m.GetInvertMatch(), empty: m.GetTreatMissingHeaderAsEmpty()}
-	if h.name == "x-request-id" {
-		if _, ok := m.GetHeaderMatchSpecifier().(*routev3.HeaderMatcher_PresentMatch); !ok {
-			return h, errors.New("Envoy notes in x-request-id, after it chose the route, whether the request is traced")
-		}
+	if err := h.steady(m); err != nil {
+		return h, err
 	}
 	var err error
 	switch k := m.GetHeaderMatchSpecifier().(type) {
@@ -60,6 +58,19 @@ func newHeader(m *routev3.HeaderMatcher, patterns patterns) (header, error) {
 		err = errors.New("an unknown kind of match")
 	}
 	return h, err
+}
+
+// steady refuses the headers that Envoy changes for tracing, after it chose the
+// route and before it asks.
+func (h *header) steady(m *routev3.HeaderMatcher) error {
+	_, present := m.GetHeaderMatchSpecifier().(*routev3.HeaderMatcher_PresentMatch)
+	switch {
+	case h.name == "x-request-id" && !present && m.GetHeaderMatchSpecifier() != nil:
+		return errors.New("Envoy notes in x-request-id, after it chose the route, whether the request is traced")
+	case h.name == "x-envoy-decorator-operation":
+		return errors.New("where requests are traced, Envoy removes x-envoy-decorator-operation after it chose the route")
+	}
+	return nil
 }
 
 // match looks at each value by itself: one that holds is enough, and invert

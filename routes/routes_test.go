@@ -88,6 +88,7 @@ func TestUnsupportedIsNamed(t *testing.T) {
 		{`prefix: "/" filter_state {key: "k"}`, "match.filter_state"},
 		{`prefix: "/" tls_context {validated {value: true}}`, "match.tls_context.validated"},
 		{`prefix: "/" headers {name: "a"} headers {name: "x-request-id" string_match {prefix: "a"}}`, "match.headers[1]"},
+		{`prefix: "/" headers {name: "X-Envoy-Decorator-Operation"}`, "match.headers[0]"},
 		{`prefix: "/" headers {name: "a" string_match {custom {name: "lua"}}}`, "match.headers[0]"},
 		{`prefix: "/" headers {name: "a" string_match {}}`, "match.headers[0]"},
 		{`prefix: "/" query_parameters {name: "q" string_match {safe_regex {regex: "\\C"}}}`, "match.query_parameters[0]"},
