@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"meshseal/identity"
 )
 
@@ -55,9 +57,11 @@ func (m *model) find(have []Entry, now time.Time) []Finding {
 		if e.ExpiredAt(now) {
 			continue
 		}
-		for _, b := range m.wanted.bases {
-			if f, bad := b.judge(e); bad {
-				out = append(out, f)
+		for _, at := range basesOf(e.SPIFFEID) {
+			if b, ours := m.bases[at]; ours {
+				if f, bad := b.judge(e); bad {
+					out = append(out, f)
+				}
 			}
 		}
 	}
@@ -65,14 +69,21 @@ func (m *model) find(have []Entry, now time.Time) []Finding {
 	return out
 }
 
-// judge looks at an entry that is not own. The identities of a base are itself
-// and everything below its "sha256" segment; what lies beside that is of another
-// name.
-func (b base) judge(e Entry) (Finding, bool) {
-	below := e.SPIFFEID.MemberOf(b.id.TrustDomain()) && strings.HasPrefix(e.SPIFFEID.Path(), b.id.Path()+"/sha256/")
-	if e.SPIFFEID != b.id && !below {
-		return Finding{}, false
+// basesOf is the base IDs whose identity id may be. The identities of a base are
+// itself and everything below its "sha256" segment; what lies beside that is of
+// another name.
+func basesOf(id spiffeid.ID) []string {
+	out := []string{id.String()}
+	for i := range id.String() {
+		if strings.HasPrefix(id.String()[i:], "/sha256/") {
+			out = append(out, id.String()[:i])
+		}
 	}
+	return out
+}
+
+// judge looks at an entry that is not own and gives an identity of b.
+func (b base) judge(e Entry) (Finding, bool) {
 	of, digest, err := identity.Split(e.SPIFFEID)
 	switch {
 	case errors.Is(err, identity.ErrNoDigest):

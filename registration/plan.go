@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // Action is what a step does.
@@ -37,6 +39,9 @@ type Step struct {
 type Plan struct {
 	Steps    []Step    // by Action, then by the entry's ID
 	Findings []Finding // by the entry's ID
+	// Idle are wanted parents, sorted, that no node has by an entry: as long as
+	// that is so, nobody gets what is registered below them.
+	Idle []spiffeid.ID
 }
 
 // Make returns the plan that leads from what a server has to what is wanted;
@@ -45,7 +50,7 @@ type Plan struct {
 // is deleted.
 func Make(wanted Wanted, have []Entry, now time.Time) Plan {
 	m := newModel(wanted, have)
-	plan := Plan{Findings: m.find(have, now)}
+	plan := Plan{Findings: m.find(have, now), Idle: idle(wanted, have, now)}
 	deleted := map[string]bool{}
 	for _, w := range wanted.Entries {
 		if m.kept[w.ID] || m.taken[w.Place()] != nil {
@@ -68,6 +73,25 @@ func Make(wanted Wanted, have []Entry, now time.Time) Plan {
 	return plan
 }
 
+// idle finds the parents that are neither agents nor the alias of one.
+func idle(wanted Wanted, have []Entry, now time.Time) []spiffeid.ID {
+	aliases := map[spiffeid.ID]bool{}
+	for _, e := range have {
+		if !e.ExpiredAt(now) {
+			aliases[e.SPIFFEID] = true
+		}
+	}
+	out := []spiffeid.ID{}
+	for _, w := range wanted.Entries {
+		agent := strings.HasPrefix(w.ParentID.Path(), "/spire/agent/")
+		if !agent && !aliases[w.ParentID] && !slices.Contains(out, w.ParentID) {
+			out = append(out, w.ParentID)
+		}
+	}
+	slices.SortFunc(out, func(a, b spiffeid.ID) int { return strings.Compare(a.String(), b.String()) })
+	return out
+}
+
 // model is what a server has, as seen from what is wanted.
 type model struct {
 	wanted    Wanted
@@ -76,11 +100,15 @@ type model struct {
 	goingByID map[string]Entry
 	taken     map[string]*Entry  // by place: entries that are not own
 	ids       map[string]bool    // wanted SPIFFE IDs
+	bases     map[string]base    // by base ID
 	places    map[string][]Entry // by place: of going
 }
 
 func newModel(wanted Wanted, have []Entry) *model {
-	m := &model{wanted: wanted, kept: map[string]bool{}, taken: map[string]*Entry{}, goingByID: map[string]Entry{}, ids: map[string]bool{}, places: map[string][]Entry{}}
+	m := &model{wanted: wanted, kept: map[string]bool{}, taken: map[string]*Entry{}, goingByID: map[string]Entry{}, ids: map[string]bool{}, bases: map[string]base{}, places: map[string][]Entry{}}
+	for _, b := range wanted.bases {
+		m.bases[b.id.String()] = b
+	}
 	want := map[string]Want{}
 	for _, w := range wanted.Entries {
 		want[w.ID] = w

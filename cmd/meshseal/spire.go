@@ -1,13 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
-	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
 
 	"meshseal/identity"
 	"meshseal/registration"
@@ -161,12 +164,20 @@ func writeEntry(w io.Writer, e entryView) {
 	fmt.Fprintf(w, "SPIFFE ID        : %s\nParent ID        : %s\n", e.SPIFFEID, e.ParentID)
 	fmt.Fprintf(w, "X509-SVID TTL    : %s\nJWT-SVID TTL     : %s\n", ttl(e.X509TTL), ttl(e.JWTTTL))
 	for _, s := range e.Selectors {
-		fmt.Fprintf(w, "Selector         : %s\n", s)
+		fmt.Fprintf(w, "Selector         : %s\n", printable(s))
 	}
 	for _, td := range e.FederatesWith {
 		fmt.Fprintf(w, "FederatesWith    : %s\n", td)
 	}
 	fmt.Fprintln(w)
+}
+
+// printable keeps control characters that somebody registered out of terminals.
+func printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(s)
+	}
+	return s
 }
 
 func ttl(seconds int64) string {
@@ -226,13 +237,20 @@ func writeManifests(out io.Writer, wanted registration.Wanted) error {
 		if w.JWTTTL > 0 {
 			m.Spec.JWTTTL = w.JWTTTL.String()
 		}
-		text, err := yaml.Marshal(m)
-		if err != nil {
+		if _, err := io.WriteString(out, "---\n"); err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(out, "---\n%s", text); err != nil {
+		if err := encodeManifest(out, m); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// encodeManifest writes with the library that Kubernetes' tools read with: a
+// path may hold what another one would write without quotes.
+func encodeManifest(out io.Writer, m manifest) error {
+	e := yaml.NewEncoder(out)
+	e.SetIndent(2)
+	return errors.Join(e.Encode(m), e.Close())
 }

@@ -104,7 +104,7 @@ func (s *spireSync) run(ctx context.Context, file string, out, stderr io.Writer,
 // dryRun plans and changes nothing.
 func dryRun(ctx context.Context, server spireServer, s *snapshot.Snapshot, now time.Time) spireResult {
 	r := spireResult{at: now, root: s.Root()}
-	if r.wanted, r.td, r.err = spireWanted(ctx, server, s); r.err != nil {
+	if r.err = r.want(ctx, server, s); r.err != nil {
 		return r
 	}
 	var have []registration.Entry

@@ -23,22 +23,21 @@ type spireServer interface {
 	TrustDomain(ctx context.Context) (spiffeid.TrustDomain, error)
 }
 
-// spireWanted finds what of a snapshot is for a server: a server keeps entries
+// want finds what of a snapshot is for a server: a server keeps entries
 // for its own trust domain alone.
-func spireWanted(ctx context.Context, server spireServer, s *snapshot.Snapshot) (registration.Wanted, spiffeid.TrustDomain, error) {
+func (r *spireResult) want(ctx context.Context, server spireServer, s *snapshot.Snapshot) error {
 	all, err := registration.Of(s)
 	if err != nil {
-		return all, spiffeid.TrustDomain{}, err
+		return err
 	}
-	td, err := server.TrustDomain(ctx)
-	if err != nil {
-		return all, td, err
+	if r.td, err = server.TrustDomain(ctx); err != nil {
+		return err
 	}
-	if domains := s.Mesh().TrustDomains; !slices.Contains(domains, td) {
-		return all, td, fmt.Errorf("the SPIRE server is that of the trust domain %q, and the mesh %q has %v", td, s.Mesh().Name, domains)
+	if domains := s.Mesh().TrustDomains; !slices.Contains(domains, r.td) {
+		return fmt.Errorf("the SPIRE server is that of the trust domain %q, and the mesh %q has %v", r.td, s.Mesh().Name, domains)
 	}
-	wanted, _ := all.In(td)
-	return wanted, td, nil
+	r.wanted, r.elsewhere = all.In(r.td)
+	return nil
 }
 
 // The time between two synchronizations where nothing asks for one: what others
@@ -60,12 +59,13 @@ type spireSyncer struct {
 
 // spireResult is one synchronization.
 type spireResult struct {
-	at     time.Time
-	root   snapshot.Digest
-	td     spiffeid.TrustDomain
-	wanted registration.Wanted
-	report registration.Report
-	err    error // the server could not be asked, or the snapshot is not valid now
+	at        time.Time
+	root      snapshot.Digest
+	td        spiffeid.TrustDomain
+	wanted    registration.Wanted
+	elsewhere int // entries that are for the servers of other trust domains
+	report    registration.Report
+	err       error // the server could not be asked, or the snapshot is not valid now
 }
 
 // failed is why the server may not hold what is wanted.
@@ -138,7 +138,7 @@ func (s *spireSyncer) sync(ctx context.Context, current *snapshot.Snapshot) (r s
 		r.err = fmt.Errorf("%s: %w; the entries stay as they are", snapshot.Code(r.err), r.err)
 		return r
 	}
-	if r.wanted, r.td, r.err = spireWanted(ctx, s.server, current); r.err == nil {
+	if r.err = r.want(ctx, s.server, current); r.err == nil {
 		r.report, r.err = registration.Sync(ctx, s.server, r.wanted, now)
 	}
 	return r

@@ -18,6 +18,7 @@ type syncView struct {
 	Steps        []stepView         `json:"steps"`
 	Findings     []entryFindingView `json:"findings"`
 	Unregistered []unregisteredView `json:"unregistered"`
+	Notes        []string           `json:"notes"`
 }
 
 type stepView struct {
@@ -41,7 +42,13 @@ type entryFindingView struct {
 func viewSync(r spireResult, dryRun bool) syncView {
 	v := syncView{
 		Root: r.root.String(), TrustDomain: r.td.Name(), DryRun: dryRun, Wanted: len(r.wanted.Entries),
-		Steps: []stepView{}, Findings: viewFindings(r.report.Findings), Unregistered: viewUnregistered(r.wanted),
+		Steps: []stepView{}, Findings: viewFindings(r.report.Findings), Unregistered: viewUnregistered(r.wanted), Notes: []string{},
+	}
+	for _, parent := range r.report.Idle {
+		v.Notes = append(v.Notes, fmt.Sprintf("no entry gives the parent %s to a node: until one does (spire-server entry create -node), nobody gets what is registered below it", parent))
+	}
+	if r.elsewhere > 0 {
+		v.Notes = append(v.Notes, fmt.Sprintf("%d entries are for the servers of other trust domains", r.elsewhere))
 	}
 	for i, s := range r.report.Steps {
 		step := stepView{Action: string(s.Action), Why: s.Why, Edited: s.Edited, Entry: viewEntry(s.Entry)}
@@ -73,17 +80,20 @@ func writeSync(w io.Writer, v syncView) error {
 			fmt.Fprintf(w, "Deletes          : %s\n", old)
 		}
 		if s.Error != "" {
-			fmt.Fprintf(w, "FAILED           : %s\n", s.Error)
+			fmt.Fprintf(w, "FAILED           : %s\n", printable(s.Error))
 		}
 		writeEntry(w, s.Entry)
 	}
 	for _, f := range v.Findings {
-		fmt.Fprintf(w, "FINDING %s: %s\n", f.Code, f.Text)
+		fmt.Fprintf(w, "FINDING %s: %s\n", f.Code, printable(f.Text))
 		e := f.Entry
 		e.Workload, e.Proxy = f.Workload, f.Proxy
 		writeEntry(w, e)
 	}
 	writeUnregistered(w, v.Unregistered)
+	for _, n := range v.Notes {
+		fmt.Fprintf(w, "note: %s\n", n)
+	}
 	done := "done"
 	if v.DryRun {
 		done = "planned, nothing changed"
@@ -138,14 +148,14 @@ func writeSPIREStatus(t *tabwriter.Writer, s *spireStatus) {
 	if y := s.Sync; y != nil {
 		switch {
 		case y.Error != "":
-			fmt.Fprintf(t, "SPIRE\tNOT SYNCHRONIZED: %s\n", y.Error)
+			fmt.Fprintf(t, "SPIRE\tNOT SYNCHRONIZED: %s\n", printable(y.Error))
 		case y.At == nil:
 			fmt.Fprint(t, "SPIRE\tnot synchronized yet\n")
 		default:
 			fmt.Fprintf(t, "SPIRE\t%d entries, synchronized at %s\n", y.Wanted, y.At.Format(time.RFC3339))
 		}
 		for _, f := range y.Findings {
-			fmt.Fprintf(t, "FINDING\t%s: entry %s for %s: %s\n", f.Code, f.Entry.ID, f.Entry.SPIFFEID, f.Text)
+			fmt.Fprintf(t, "FINDING\t%s: entry %s for %s: %s\n", f.Code, f.Entry.ID, f.Entry.SPIFFEID, printable(f.Text))
 		}
 	}
 	if s.Watch != nil {

@@ -29,6 +29,7 @@ const (
 	pageSize   = 500      // entries in one answer
 	batchSize  = 100      // entries created or deleted by one call
 	maxEntries = 1 << 20  // in all
+	maxPages   = 1 << 14  // of them; a page may be empty
 	maxAnswer  = 16 << 20 // bytes
 	callTime   = 10 * time.Second
 )
@@ -156,8 +157,8 @@ func (c *Client) List(ctx context.Context) ([]Entry, error) {
 			return slices.CompactFunc(all, func(a, b Entry) bool { return a.ID == b.ID }), nil
 		case seen[token]:
 			return nil, c.failed("list the entries", fmt.Errorf("the page %q came twice", token))
-		case len(all) > maxEntries:
-			return nil, c.failed("list the entries", fmt.Errorf("more than %d", maxEntries))
+		case len(all) > maxEntries || len(seen) > maxPages:
+			return nil, c.failed("list the entries", fmt.Errorf("more than %d entries or %d pages", maxEntries, maxPages))
 		}
 		seen[token] = true
 	}

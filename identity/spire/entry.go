@@ -87,8 +87,10 @@ func (e Entry) Digest() identity.Digest {
 func (e Entry) Place() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%q %q", e.ParentID, e.SPIFFEID)
-	for _, s := range e.Selectors {
-		fmt.Fprintf(&b, " %q", s)
+	for i, s := range e.Selectors {
+		if i == 0 || s != e.Selectors[i-1] { // the server compares sets
+			fmt.Fprintf(&b, " %q", s)
+		}
 	}
 	return b.String()
 }

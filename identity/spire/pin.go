@@ -96,7 +96,7 @@ func (p *podPin) add(value string) error {
 		repository, digest, ok := strings.Cut(image, "@")
 		d, err := identity.ParseDigest(digest)
 		if !ok || err != nil || repository == "" || d.IsZero() {
-			return fmt.Errorf("k8s:%s names no digest", value)
+			return fmt.Errorf("%q names no digest", "k8s:"+value)
 		}
 		*kind.into = append(*kind.into, d)
 	}
