@@ -16,6 +16,8 @@ import (
 
 	"meshseal/extauthz"
 	"meshseal/identity"
+	"meshseal/identity/identitytest"
+	"meshseal/snapshot"
 )
 
 // TestHostileRequests are questions that no honest Envoy asks.
@@ -189,6 +191,41 @@ func TestMany(t *testing.T) {
 		w.adopt([]*fixture{next, w.fixture}[i%2], uint64(8+i))
 		b := *w.bundles.Load()
 		w.bundles.Store(&b)
+	}
+	wg.Wait()
+}
+
+// TestManyWithEvidence is the same with every source, while their keys change
+// too.
+func TestManyWithEvidence(t *testing.T) {
+	known, err := identity.NewIntermediates()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := demanding(t, []identity.EvidenceKind{identity.JWTSVID, identity.SPIREEntry}, config(func(c *extauthz.Config) { c.Intermediates = known }),
+		content(func(c *snapshot.Content) { c.Mesh.Evidence.Chain = true }))
+	nested := e.shop.Intermediate(t).SVID(t, webSVID())
+	good, bad := e.showing(e.shopJWT.sign(e.claims())), e.showing(e.shopJWT.sign(e.claims("sub", webID)))
+	deep := e.showing(good.req.Attributes.Request.Http.Headers[tokenHeader]).with(identitytest.Envoy(nested))
+	deep.req.Attributes.Request.Http.Headers[forwarded] = handedOver(nested)
+	var wg sync.WaitGroup
+	for range 6 {
+		wg.Go(func() {
+			for i := range 30 {
+				ask := []*question{good, bad, deep}[i%3]
+				answer, err := ask.by.Check(metadata.NewOutgoingContext(t.Context(), ask.md), ask.req)
+				if allowed := answer.GetStatus().GetCode() == int32(codes.OK); err != nil || allowed != (ask != bad) {
+					t.Errorf("%d: answered %v, %v", i%3, answer, err)
+				}
+			}
+		})
+	}
+	for i := range 20 {
+		e.adopt(e.fixture, uint64(8+i))
+		e.trust(map[string]*issuer{"shop.test": e.shopJWT})
+		if err := known.Configure(); err != nil {
+			t.Error(err)
+		}
 	}
 	wg.Wait()
 }
