@@ -5,6 +5,7 @@ import (
 	"crypto/ecdh"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -77,9 +78,12 @@ type differential struct {
 	*minter
 	ours   *identity.TrustBundles
 	theirs *x509bundle.Set
-	// accepted, both, and seen count what the run came by.
-	accepted, both int
-	seen           map[string]int
+	known  *identity.Intermediates
+	// knownCerts is what known holds.
+	knownCerts []*x509.Certificate
+	// accepted, both, helped and seen count what the run came by.
+	accepted, both, helped int
+	seen                   map[string]int
 }
 
 func newDifferential(t testing.TB) *differential {
@@ -93,6 +97,14 @@ func newDifferential(t testing.TB) *differential {
 		}
 		b.AddX509Authority(ca.Certificate())
 	}
+	for _, ca := range m.signers {
+		for _, c := range ca.Intermediates() {
+			if c.IsCA {
+				w.knownCerts = append(w.knownCerts, c)
+			}
+		}
+	}
+	w.known = intermediates(t, w.knownCerts...)
 	return w
 }
 
@@ -111,6 +123,9 @@ func (w *differential) withRoots(chain []*x509.Certificate) []*x509.Certificate 
 // that is listed, by the sentinel of that rule.
 func (w *differential) compare(chain []*x509.Certificate) error {
 	svid, err := identity.VerifySVID(chain, w.ours, w.now)
+	if helped := w.compareHelped(chain, err == nil); helped != nil {
+		return helped
+	}
 	id, _, theirErr := x509svid.Verify(chain, w.theirs, x509svid.WithTime(w.now))
 	switch {
 	case err == nil && theirErr != nil:
@@ -133,6 +148,27 @@ func (w *differential) compare(chain []*x509.Certificate) error {
 	}
 	if !listed {
 		return errors.New("refused what go-spiffe accepts, by no rule that is listed: " + err.Error())
+	}
+	return nil
+}
+
+// compareHelped: known intermediates break nothing that is accepted without
+// them, and what is accepted with them go-spiffe accepts with all of them sent
+// along.
+func (w *differential) compareHelped(chain []*x509.Certificate, unhelped bool) error {
+	svid, err := identity.VerifySVIDWith(w.known, chain, w.ours, w.now)
+	if err != nil {
+		if unhelped {
+			return errors.New("refused with known intermediates what is accepted without: " + err.Error())
+		}
+		return nil
+	}
+	if !unhelped {
+		w.helped++
+	}
+	id, _, err := x509svid.Verify(append(append([]*x509.Certificate(nil), chain...), w.knownCerts...), w.theirs, x509svid.WithTime(w.now))
+	if err != nil || id != svid.ID() {
+		return fmt.Errorf("accepted with known intermediates what go-spiffe refuses: %v, %v", id, err)
 	}
 	return nil
 }
@@ -173,8 +209,8 @@ func TestStricterThanGoSPIFFE(t *testing.T) {
 			t.Errorf("no certificate came by %q", rule.what)
 		}
 	}
-	if w.accepted == 0 || w.both == 0 {
-		t.Errorf("%d were accepted and %d refused by both", w.accepted, w.both)
+	if w.accepted == 0 || w.both == 0 || w.helped == 0 {
+		t.Errorf("%d were accepted, %d of them by the help of known intermediates, and %d refused by both", w.accepted, w.helped, w.both)
 	}
 	t.Logf("%d accepted by both, %d refused by both; refused here alone: %v", w.accepted, w.both, w.seen)
 }
