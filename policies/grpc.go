@@ -16,8 +16,8 @@ const (
 	// (https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md).
 	grpcHeader = 5
 	// maxMessage is the size of the largest message that is decoded, in bytes:
-	// a byte of it can become a hundred of the document.
-	maxMessage = 1 << 20
+	// a byte of it can become four hundred of the document.
+	maxMessage = 1 << 18
 )
 
 // parseGRPC is the one message of a gRPC call that takes one, as protojson

@@ -44,7 +44,7 @@ func (g generator) decision() string {
 	}
 	if g.once(6) {
 		name := pick(g, "allowed", "headers", "response_headers_to_add", "request_headers_to_remove", "body", "http_status",
-			"dynamic_metadata", "query_parameters_to_set", "query_parameters_to_remove")
+			"dynamic_metadata", "query_parameters_to_set", "query_parameters_to_remove", "http_status", "headers")
 		fields[name] = g.wrong(name)
 	}
 	if g.once(10) {
@@ -98,8 +98,8 @@ func (g generator) wrong(field string) string {
 			values = append(values, asJSON(map[string]string{name: value}), asJSON([]any{map[string]string{name: value}}), asJSON(map[string]string{name: value}))
 		}
 	case "http_status":
-		for range 12 {
-			values = append(values, fmt.Sprint(pick(g, g.IntN(700), g.IntN(700), -1, 1<<40)))
+		for range 24 {
+			values = append(values, fmt.Sprint(pick(g, 100+g.IntN(500), g.IntN(700), pick(g, 200, 204, 206, 300, 304, 305), -1, 1<<40)))
 		}
 		values = append(values, "403.0", "4.03e2", "403.5", `"403"`)
 	case "query_parameters_to_set":

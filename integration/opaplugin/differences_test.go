@@ -104,7 +104,7 @@ var inputCases = map[string][]*authv3.CheckRequest{
 	},
 	manyParts.name:     {post("/", strings.Repeat(part, 1001)+"--B--", "content-type", "multipart/form-data; boundary=B")},
 	secondMessage.name: {call(bytesField("", 1, "pen"), "\x00\x00\x00\x00\x00")},
-	largeMessage.name:  {call(bytesField("", 1, strings.Repeat("x", 1<<20)), "")},
+	largeMessage.name:  {call(bytesField("", 1, strings.Repeat("x", 1<<18)), "")},
 }
 
 // answerCases show the differences of answers to what the policy decides.

@@ -34,6 +34,8 @@ type pair struct {
 	files   *protoregistry.Files
 	plugin  authv3.AuthorizationClient
 	server  *server
+	allowed int // answers of sameAnswer
+	denied  int // those by the policy
 }
 
 func newPair(t testing.TB, rego, path string) *pair {
@@ -100,6 +102,12 @@ func (p *pair) sameAnswer(t testing.TB, req *authv3.CheckRequest, decision strin
 	r := read(req)
 	theirs, err := p.plugin.Check(context.Background(), r.req)
 	e := expect(r, decision, theirs, err)
+	switch {
+	case ours.GetOkResponse() != nil:
+		p.allowed++
+	case ours.GetStatus().GetMessage() == "POLICY_DENIED":
+		p.denied++
+	}
 	want, got := normal(e.answer), normal(ours)
 	if slices.ContainsFunc(r.rows, func(w row) bool { return w != rawHeaders }) {
 		delete(want.GetDynamicMetadata().GetFields(), "input")
@@ -127,12 +135,48 @@ func TestGeneratedRequests(t *testing.T) {
 		if difference != "" {
 			t.Errorf("request %d: answer: %s\n%s", n, difference, protojson.Format(req))
 		}
+		p.sort(req, met)
 		for _, w := range append(inputRows, answerRows...) {
 			met[w.name]++
 		}
 	}
+	met["allowed"], met["denied by policy"] = p.allowed, p.denied
 	for _, name := range slices.Sorted(maps.Keys(met)) {
 		t.Logf("%6d %s", met[name], name)
+	}
+	for name, least := range enough {
+		if met[name] < least {
+			t.Errorf("%d requests are %q, fewer than %d: the generator has lost them", met[name], name, least)
+		}
+	}
+}
+
+// enough is how many requests of each sort there have to be, and of each
+// difference that is not for fixed cases alone.
+var enough = func() map[string]int {
+	out := map[string]int{
+		"parsed application/json": 500, "parsed application/grpc": 300, "parsed multipart/form-data": 300, "parsed application/x-www-form-urlencoded": 300,
+		"truncated": 300, "refused": 500, "allowed": 1000, "denied by policy": 1000,
+	}
+	for _, w := range rows {
+		if answerCases[w.name] != nil || inputCases[w.name] != nil && w != noAttributes && w != largeMessage && w != manyParts {
+			out[w.name] = 5
+		}
+	}
+	return out
+}()
+
+// sort counts what came of a request.
+func (p *pair) sort(req *authv3.CheckRequest, met map[string]int) {
+	r := read(req)
+	input, err := p.program.Input(req, policies.Facts{})
+	switch {
+	case err != nil:
+		met["refused"]++
+	case input["truncated_body"] == true:
+		met["truncated"]++
+	case input["parsed_body"] != nil:
+		met["parsed "+r.kind]++
 	}
 }
 

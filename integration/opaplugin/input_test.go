@@ -326,11 +326,14 @@ func (r *reading) readParts(payload []byte) {
 			r.refuse(manyParts)
 			return
 		}
+		if p.FormName() == "" {
+			continue
+		}
 		value, err := io.ReadAll(p)
 		if err != nil {
 			return
 		}
-		if p.FormName() != "" && strings.Contains(p.Header.Get("Content-Type"), "application/json") {
+		if strings.Contains(p.Header.Get("Content-Type"), "application/json") {
 			r.readJSON(value)
 		}
 	}
@@ -354,7 +357,7 @@ func (r *reading) readMessage(frame []byte) {
 		return
 	}
 	size := int(binary.BigEndian.Uint32(frame[1:]))
-	if size > 1<<20 && size <= len(frame)-5 {
+	if size > 1<<18 && size <= len(frame)-5 {
 		r.refuse(largeMessage)
 	}
 	if size < len(frame)-5 {

@@ -29,7 +29,7 @@ var (
 	openMultipart = row{"open-multipart", "a multipart body that ends within the header of a part is parsed without that part", "the request is denied"}
 	manyParts     = row{"many-parts", "a multipart body may have any number of parts", "1000"}
 	secondMessage = row{"second-message", "what follows the message of a gRPC call that takes one is passed over", "the request is denied"}
-	largeMessage  = row{"large-message", "the message of a gRPC call may have any size", "1 MiB"}
+	largeMessage  = row{"large-message", "the message of a gRPC call may have any size", "256 KiB"}
 )
 
 // Differences in what a decision may say.
