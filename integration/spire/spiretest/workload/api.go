@@ -171,7 +171,7 @@ func (w *workloadAPI) show() answer {
 		out.Bundle += string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
 	}
 	for td := range s.others {
-		out.Federated = append(out.Federated, td)
+		out.Federated = append(out.Federated, strings.TrimPrefix(td, "spiffe://"))
 	}
 	if w.ended != nil {
 		out.Interrupted = w.ended.Error()
