@@ -11,11 +11,12 @@ import (
 // FuzzBuild puts any bytes in the place of any file: a build ends with a
 // snapshot or an error, never with a panic, and twice with the same.
 func FuzzBuild(f *testing.F) {
-	names := sortedKeys(small())
-	names = append(names, "waivers.yaml", "policies/data.json", "proxies/web/more.json", "workloads/more.yaml")
+	names := sortedKeys(attested())
+	names = append(names, "policies/data.json", "proxies/web/more.json", "workloads/more.yaml")
 	slices.Sort(names)
 	for i, name := range names {
 		f.Add(uint8(i), []byte(small()[name]))
+		f.Add(uint8(i), []byte(attested()[name]))
 		f.Add(uint8(i), []byte("&a [*a, {<<: *a}]"))
 		f.Add(uint8(i), []byte("a: !!binary x\n---\n"))
 		f.Add(uint8(i), []byte("resources: [{\"@type\": type.googleapis.com/google.protobuf.Any, value: {\"@type\": \"\"}}]"))
@@ -29,7 +30,7 @@ func FuzzBuild(f *testing.F) {
 		f.Add(uint8(slices.Index(names, listenersFile)), data)
 	}
 	f.Fuzz(func(t *testing.T, at uint8, content []byte) {
-		repo := small().with(names[int(at)%len(names)], string(content))
+		repo := attested().with(names[int(at)%len(names)], string(content))
 		a, _, err := Build(repo.fs(), testCommit())
 		b, _, again := Build(repo.fs(), testCommit())
 		switch {

@@ -44,7 +44,10 @@ func (a *asker) Check(ctx context.Context, r *authv3.CheckRequest) (*authv3.Chec
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asked = append(a.asked, fmt.Sprintf("%s %s %s via %s", h.GetMethod(), h.GetPath(), h.GetHost(), strings.Join(md.Get(snapshot.HeaderRoute), ",")))
-	a.last = h.GetHeaders()
+	a.last = map[string]string{} // with encode_raw_headers the map of texts is empty
+	for _, kv := range h.GetHeaderMap().GetHeaders() {
+		a.last[kv.GetKey()] = string(kv.GetRawValue())
+	}
 	return &authv3.CheckResponse{
 		Status:       &status.Status{Code: 0},
 		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{}},
@@ -59,7 +62,7 @@ type hardenedEnvoy struct {
 	backend *meshtest.Backend
 }
 
-func startHardened(t *testing.T, fill hooks) *hardenedEnvoy {
+func startHardened(t *testing.T, fill hooks, changes ...func(*proxyConfig)) *hardenedEnvoy {
 	t.Helper()
 	dir, host := meshtest.Dir(t), meshtest.Host()
 	e := &hardenedEnvoy{asker: &asker{}, socket: filepath.Join(dir, "in.sock")}
@@ -79,7 +82,13 @@ func startHardened(t *testing.T, fill hooks) *hardenedEnvoy {
 	if _, own := fill["#endpoint"]; !own {
 		fill["#endpoint"] = "[{lb_endpoints: [{endpoint: {address: {socket_address: {address: " + host + ", port_value: 8080}}}}]}]"
 	}
-	p, _ := hardened(t, fill)
+	p := fixture(t, fill)
+	for _, change := range changes {
+		change(p)
+	}
+	if _, err := harden(p, nil, guardTime); err != nil {
+		t.Fatal(err)
+	}
 	if _, own := fill["#chain"]; !own {
 		p.listenerNamed(t, "in").FilterChains[0].TransportSocket = nil // the requests are what is looked at
 	}

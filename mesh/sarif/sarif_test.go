@@ -231,3 +231,43 @@ func TestLogOfAnUnknownCodeIsRefused(t *testing.T) {
 		t.Error("it is written")
 	}
 }
+
+// A finding about a workload says so, and is the same one at another line.
+func TestFindingAboutAWorkload(t *testing.T) {
+	log := func(head string) (text, print string, suppressed bool) {
+		fsys := shop(t)
+		fsys["workloads/batch.yaml"] = &fstest.MapFile{Data: []byte(head + "spiffe_id: spiffe://shop.test/batch\nallowed: []\ndigest: unproven\n")}
+		fsys["waivers.yaml"] = &fstest.MapFile{Data: []byte("- {rule: DIGEST_UNPROVEN, workload: batch, reason: later, until: 2031-01-01}\n")}
+		data := write(t, lint(t, fsys), sarif.Config{})
+		if faults := faultsOf(t, officialSchema(t), data); len(faults) > 0 {
+			t.Fatalf("the schema has against it: %q", faults)
+		}
+		var l struct {
+			Runs []struct {
+				Results []struct {
+					RuleID              string
+					Message             struct{ Text string }
+					PartialFingerprints map[string]string
+					Suppressions        []struct{ Justification string }
+				}
+			}
+		}
+		if err := json.Unmarshal(data, &l); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range l.Runs[0].Results {
+			if r.RuleID == "DIGEST_UNPROVEN" {
+				return r.Message.Text, r.PartialFingerprints["meshseal/v1"], len(r.Suppressions) == 1 && r.Suppressions[0].Justification == "later (until 2031-01-01)"
+			}
+		}
+		t.Fatal("no finding about the workload")
+		return "", "", false
+	}
+	text, print, suppressed := log("")
+	if !strings.Contains(text, "(workload batch, digest). Mend: register the workload") || !suppressed {
+		t.Errorf("it says %q, suppressed %v", text, suppressed)
+	}
+	if _, moved, _ := log("# moved\n"); print == "" || moved != print {
+		t.Errorf("the fingerprint is %q, and one line further down %q", print, moved)
+	}
+}
