@@ -437,3 +437,58 @@ func holderOf(t *testing.T, id string) identity.Presented {
 	}
 	return identity.Presented{SVID: svid}
 }
+
+// TestServeKeepsTheEntriesAndTellsWhatIsWrong: an adoption is registered at
+// once; what somebody else registered, and a server that is away, stand in the
+// status and the metrics, and keep nobody from being served.
+func TestServeKeepsTheEntriesAndTellsWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	meshtest.Write(t, r.dir, "bundle.json", r.SPIRE.Bundle())
+	http := "unix://" + r.dir + "/http.sock"
+	config := meshtest.Write(t, r.dir, "serve.yaml", fmt.Sprintf(`
+state: %[1]s/state
+source: {file: {path: %[1]s/mesh.snapshot}, poll: 20ms}
+trust: {keys: [%[1]s/key.pub], threshold: 1}
+identity: {trust_bundles: {shop.test: %[1]s/bundle.json}}
+spire: {server: "unix://%[2]s", sync: true, poll: 100ms}
+listeners: [{socket: %[1]s/app.sock, proxy: app}]
+http: {address: "%[3]s"}
+records: {path: %[1]s/records.json}
+drain: 10ms
+`, r.dir, r.SPIRE.Socket, http))
+	serve := meshtest.Start(t, meshtest.Meshseal(t, "serve", "--config", config))
+	shows := func(what string, code int, wanted ...string) {
+		t.Helper()
+		serve.Eventually(what, func() error {
+			cmd := meshtest.Meshseal(t, "status", "--address", http)
+			out, err := cmd.Output()
+			var exit *exec.ExitError
+			if err != nil && !errors.As(err, &exit) || cmd.ProcessState.ExitCode() != code {
+				return fmt.Errorf("exit code %d: %s", cmd.ProcessState.ExitCode(), out)
+			}
+			for _, w := range wanted {
+				if !strings.Contains(string(out), w) {
+					return fmt.Errorf("no %q in %s", w, out)
+				}
+			}
+			return nil
+		})
+	}
+	shows("the entries are there", 0, "2 entries, synchronized at")
+	r.has("orders-1", "orders-2")
+
+	open := r.SPIRE.CreateEntry(spiretest.Entry{SPIFFEID: "spiffe://shop.test/orders/sha256/" + sum("orders-1"), Selectors: []string{"unix:uid:0"}})
+	r.commit(ordersYAML(ordersSPIRE, "orders-1", "orders-2", "orders-3"))
+	shows("the finding is told", 1, "ENTRY_UNPINNED", open, "3 entries, synchronized at")
+	r.SPIRE.DeleteEntry(open)
+
+	if err := r.SPIRE.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	r.commit(ordersYAML(ordersSPIRE, "orders-3"))
+	shows("the server that is away is told", 1, "NOT SYNCHRONIZED", r.SPIRE.Socket)
+	r.SPIRE.Start()
+	shows("it is tried again", 0, "1 entries, synchronized at")
+	r.has("orders-3")
+}
