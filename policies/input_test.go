@@ -300,18 +300,28 @@ func FuzzInput(f *testing.F) {
 		f.Add(wire)
 	}
 	f.Add([]byte{})
-	p := mustCompile(f, `package envoy.authz
+	for _, message := range []string{text(1, "pen") + "\x10\x03", text(3, text(3, "")), text(4, inAny(inAny("")))} {
+		wire, err := proto.Marshal(call("/shop.Orders/Put", framed(message)))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(wire)
+	}
+	p, err := Compile([]File{descriptorFile(f, "policies/shop.pb", orderService), file("policies/authz.rego", `package envoy.authz
 default allow := false
 allow if input.meshseal.workload == "web"
 allow if input.parsed_body.meshseal.workload == input.meshseal.workload
 allow if "meshseal" in object.keys(input.attributes)
-`, "")
+`)}, "envoy/authz/allow")
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		req := &authv3.CheckRequest{}
 		if proto.Unmarshal(wire, req) != nil {
 			return
 		}
-		in, err := Input(req, Facts{Workload: "\xffnobody"})
+		in, err := p.Input(req, Facts{Workload: "\xffnobody"})
 		if err != nil {
 			if !errors.Is(err, ErrInput) || in != nil {
 				t.Fatalf("%v, %v", in, err)
