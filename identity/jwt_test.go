@@ -3,7 +3,6 @@ package identity_test
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -247,21 +246,6 @@ func TestJWTWithoutACertificate(t *testing.T) {
 	wantReason(t, err, identity.ErrJWTSubject)
 }
 
-// TestJWTBundlesOfTheMoment: a key that was rotated out vouches for nobody, and
-// neither does anything before the first bundle has come.
-func TestJWTBundlesOfTheMoment(t *testing.T) {
-	h := newHolder(t)
-	p := identity.Presented{SVID: h.svid, JWT: h.token(t, nil)}
-	next := identitytest.NewJWTAuthority(t, "shop.test", "k2")
-	for _, bundles := range []*identity.JWTBundles{nil, {}, identitytest.JWTBundles(t, next)} {
-		_, err := newJWT(t, bundles).Digest(p, h.now)
-		wantReason(t, err, identity.ErrJWTInvalid)
-	}
-	if _, err := newJWT(t, identitytest.JWTBundles(t, next, h.authority)).Digest(p, h.now); err != nil {
-		t.Error(err)
-	}
-}
-
 func TestNewJWTRefused(t *testing.T) {
 	none := func() *identity.JWTBundles { return nil }
 	for name, c := range map[string]identity.JWTConfig{
@@ -275,40 +259,6 @@ func TestNewJWTRefused(t *testing.T) {
 			t.Errorf("%s: taken", name)
 		}
 	}
-}
-
-func TestNewJWTBundlesRefused(t *testing.T) {
-	small, err := rsa.GenerateKey(rand.Reader, 1024)
-	if err != nil {
-		t.Fatal(err)
-	}
-	edwards, _, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	td := spiffeid.RequireTrustDomainFromString("shop.test")
-	fine := ecdsaKey(t, elliptic.P256()).Public()
-	many := map[string]crypto.PublicKey{}
-	for i := range 257 {
-		many[fmt.Sprint(i)] = fine
-	}
-	for name, keys := range map[string]map[string]crypto.PublicKey{
-		"no key ID":             {"": fine},
-		"a long key ID":         {strings.Repeat("a", 257): fine},
-		"nothing":               {"a": nil},
-		"a secret":              {"a": []byte("x")},
-		"Ed25519":               {"a": edwards},
-		"RSA of 1024 bits":      {"a": small.Public()},
-		"P-224":                 {"a": ecdsaKey(t, elliptic.P224()).Public()},
-		"an RSA key of nothing": {"a": &rsa.PublicKey{}},
-		"an ECDSA key of none":  {"a": (*ecdsa.PublicKey)(nil)},
-		"too many":              many,
-	} {
-		_, err := identity.NewJWTBundles(map[spiffeid.TrustDomain]map[string]crypto.PublicKey{td: keys})
-		wantReasonNamed(t, name, err, identity.ErrBundle)
-	}
-	_, err = identity.NewJWTBundles(map[spiffeid.TrustDomain]map[string]crypto.PublicKey{{}: {"a": fine}})
-	wantReasonNamed(t, "no trust domain", err, identity.ErrBundle)
 }
 
 // FuzzJWT: whatever is accepted, go-spiffe accepts for the same ID as well.

@@ -120,7 +120,8 @@ func (s *Source) Certificate() (*tls.Certificate, error) {
 func (s *Source) ID() spiffeid.ID { return s.state.Load().id }
 
 // Bundles is the newest trust bundles: the own trust domain's and those of all
-// federated ones.
+// federated ones. The pointer changes only with the content, so what was verified
+// with it can be remembered by it.
 func (s *Source) Bundles() *identity.TrustBundles { return s.state.Load().bundles }
 
 // Close ends the watches and waits until they have ended. What was received
@@ -160,6 +161,9 @@ func (s watcher) OnX509ContextUpdate(c *workloadapi.X509Context) {
 	}
 	if next == nil {
 		return
+	}
+	if last := s.state.Load(); last != nil && last.bundles.Equal(next.bundles) {
+		next.bundles = last.bundles
 	}
 	s.state.Store(next)
 	s.first.Do(func() { close(s.ready) })

@@ -16,7 +16,7 @@ import (
 
 // JWTBundles is the newest keys of JWT-SVIDs, of the own trust domain and of all
 // federated ones. It is nil, which trusts nobody, until the Workload API has sent
-// some; Open does not wait for them.
+// some; Open does not wait for them. The pointer changes only with the content.
 func (s *Source) JWTBundles() *identity.JWTBundles { return s.jwt.Load() }
 
 // jwtWatcher is what go-spiffe calls, from one goroutine.
@@ -37,7 +37,9 @@ func (s *jwtWatcher) OnJWTBundlesUpdate(set *jwtbundle.Set) {
 	if next == nil {
 		return
 	}
-	s.jwt.Store(next)
+	if !next.Equal(s.jwt.Load()) {
+		s.jwt.Store(next)
+	}
 	s.updated()
 }
 

@@ -233,3 +233,31 @@ func TestSourceTeachesItsIntermediates(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestBundlesKeepTheirPointerWhileTheyAreTheSame: what was verified with them is
+// remembered by it, and a renewal of the SVID or a message that says the same
+// again is no reason to forget it.
+func TestBundlesKeepTheirPointerWhileTheyAreTheSame(t *testing.T) {
+	ca, next := identitytest.NewCA(t, "shop.test"), identitytest.NewCA(t, "shop.test")
+	key := newKey(t)
+	same := bundlesOf(map[string][]byte{"spiffe://shop.test": jwks(t, map[string]crypto.PublicKey{"a": key})})
+	a := newAgent(t)
+	s, updates, _ := opened(t, a, message(t, ca.SVID(t, me), ca.Bundle(), nil))
+	a.sayJWT <- same
+	<-updates
+	trust, keys := s.Bundles(), s.JWTBundles()
+	a.say <- message(t, ca.SVID(t, me), ca.Bundle(), nil)
+	<-updates
+	a.sayJWT <- same
+	<-updates
+	if s.Bundles() != trust || s.JWTBundles() != keys {
+		t.Error("the same bundles came again, and another pointer with them")
+	}
+	a.say <- message(t, ca.SVID(t, me), append(ca.Bundle(), next.Bundle()...), nil)
+	<-updates
+	a.sayJWT <- bundlesOf(map[string][]byte{"spiffe://shop.test": jwks(t, map[string]crypto.PublicKey{"a": newKey(t)})})
+	<-updates
+	if s.Bundles() == trust || s.JWTBundles() == keys {
+		t.Error("other bundles came, and the pointer stayed")
+	}
+}
