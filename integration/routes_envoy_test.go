@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"meshseal/internal/meshtest"
@@ -45,6 +46,14 @@ func routesBootstrap(w *routeWorld) *bootstrapv3.Bootstrap {
 			Clusters: []*clusterv3.Cluster{unixCluster("authz", w.authz()), unixCluster("backend", w.authz())},
 		},
 	}
+	// Envoy refuses expressions above a size of 100 unless told otherwise.
+	size, err := structpb.NewStruct(map[string]any{"re2.max_program_size.error_level": 10_000})
+	if err != nil {
+		panic(err)
+	}
+	b.LayeredRuntime = &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{
+		Name: "static", LayerSpecifier: &bootstrapv3.RuntimeLayer_StaticLayer{StaticLayer: size},
+	}}}
 	for i, g := range w.tables {
 		b.StaticResources.Listeners = append(b.StaticResources.Listeners, &listenerv3.Listener{
 			Name: fmt.Sprintf("t%d", i), Address: pipe(w.socket(i)),

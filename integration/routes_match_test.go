@@ -136,6 +136,7 @@ func (b *routeBuilder) header() {
 	b.match.Headers = append(b.match.Headers, h)
 	b.aim.header(b.r, h.GetName(), sample)
 	b.kind("header: %s", kind)
+	kind, _, _ = strings.Cut(kind, " ")
 	if h.GetInvertMatch() {
 		b.kind("header: invert_match of %s", kind)
 	}
@@ -190,7 +191,7 @@ func (b *routeBuilder) text() (*matcherv3.StringMatcher, string, string) {
 		return &matcherv3.StringMatcher{MatchPattern: m.MatchPattern}, one(b.r, e.samples), "safe_regex"
 	}
 	if m.IgnoreCase {
-		kind += " ignore_case"
+		b.kind("ignore_case: %s", kind)
 		sample = one(b.r, []string{sample, strings.ToUpper(sample)})
 	}
 	return m, sample, kind

@@ -29,7 +29,7 @@ func (q *genRequest) bytes() []byte {
 var genHosts = []string{
 	"a.test", "A.TEST", "b.test", "api.a.test", "www.a.test", "a.test:8080", "a.test:80", "[::1]", "[::1]:8080", "x", "deep.api.a.test",
 	"a.test.", "a.test.:8080", "foo-x.a.test", "-x.a.test", ".a.test", ".test", "test", "api.", "api.x", "api.a.", "other", "a.test:", "a.test:abc", "x:8080",
-	"user@a.test", "xn--e1afmkfd.test", "a.test,b.test",
+	"user@a.test", "a*b.test", "xn--e1afmkfd.test", "a.test,b.test",
 }
 
 // request aims at one of the table's routes most of the time, and then plays a

@@ -49,7 +49,7 @@ func chance(r *rand.Rand, percent int) bool { return r.IntN(100) < percent }
 var (
 	genDomains = []string{
 		"a.test", "B.test", "api.a.test", "www.a.test", "a.test:8080", "[::1]", "[::1]:8080", "x", "deep.api.a.test", "a.test.",
-		"*.test", "*.a.test", "*-x.a.test", "*test", "*:8080", "*.API.a.test", "api.*", "a.*", "api.a.*", "[::*", "A*", "w*",
+		"*.test", "*.a.test", "*-x.a.test", "*test", "*:8080", "*.API.a.test", "api.*", "a.*", "api.a.*", "[::*", "A*", "w*", "a*b.test",
 	}
 	genPaths    = []string{"/", "/a", "/A", "/a/b", "/a/b/", "/items", "/items/1", "/items;x", "/é", "/a%20b", "/a.b", "/a!", "/items/1/parts"}
 	genPrefixes = []string{"", "/", "/a", "/a/", "/items", "/items/", "/ITEMS", "/a;", "/é", "/items/1/parts/9"}

@@ -30,7 +30,7 @@ import (
 // quickRequests is how many requests TestRoutesAgreeWithEnvoy compares unless
 // ROUTES_REQUESTS says another number. Those that Envoy refuses by itself come
 // on top.
-const quickRequests = 10_000
+const quickRequests = 8_000
 
 // wholeRequests is from how many on each kind of match has to have been taken.
 const wholeRequests = 100_000
