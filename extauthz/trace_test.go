@@ -127,7 +127,7 @@ func TestSpanOfEvidence(t *testing.T) {
 			case "meshseal.evidence_agreed":
 				agreed = strings.Join(a.Value.AsStringSlice(), " ")
 			}
-			all += a.Value.Emit() + "\n"
+			all += a.Value.String() + "\n"
 		}
 		return digest, agreed, all
 	}
