@@ -19,7 +19,7 @@ import (
 // the new binary gives it one.
 func TestSPIREChangedBinary(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t, svidTTL(5*time.Minute, "client"))
 	old := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
 	w.startEnvoy("app", "app")
 	svid := old.WaitFetch(w.id("client"))
