@@ -228,6 +228,9 @@ func TestEntryThatCannotBeCreatedKeepsItsPredecessor(t *testing.T) {
 			if s.Action == Delete && there != errors.Is(report.Errs[i], ErrHeldBack) {
 				t.Fatalf("%+v: there %t, %v", s, there, report.Errs[i])
 			}
+			if s.Action == Delete && tried && !s.Edited && s.Entry.SPIFFEID == bad.SPIFFEID && !errors.Is(report.Errs[i], ErrHeldBack) {
+				t.Fatalf("%+v was not held back: %v", s, report.Errs[i])
+			}
 			if errors.Is(report.Errs[i], ErrHeldBack) && (s.Edited || s.Entry.SPIFFEID != bad.SPIFFEID) {
 				t.Fatalf("%+v was held back", s)
 			}
