@@ -149,7 +149,7 @@ func (b *routeBuilder) header() {
 func (a *aim) header(r *rand.Rand, name, value string) {
 	switch name = strings.ToLower(name); name {
 	case ":method":
-		if value != "" && !strings.ContainsAny(value, " ,\xe9é/.:") {
+		if value != "" && !strings.ContainsFunc(value, func(c rune) bool { return c < '0' || c > 'z' }) {
 			a.method = value
 		}
 	case ":path":

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	templatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/path/match/uri_template/v3"
@@ -34,6 +35,27 @@ func (u *Unsupported) Error() string {
 	return fmt.Sprintf("%s: %s: %s", where, u.Field, u.Reason)
 }
 
+// Refusal is the error of a table that cannot be compiled: all that is
+// unsupported in it, in the table's order.
+type Refusal []*Unsupported
+
+func (r Refusal) Error() string {
+	lines := make([]string, len(r))
+	for i, u := range r {
+		lines[i] = u.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap is for errors.As.
+func (r Refusal) Unwrap() []error {
+	all := make([]error, len(r))
+	for i, u := range r {
+		all[i] = u
+	}
+	return all
+}
+
 // host is a compiled virtual host.
 type host struct {
 	name   string
@@ -56,13 +78,12 @@ type route struct {
 type want uint8
 
 const (
-	any want = iota
+	either want = iota
 	yes
 	no
 )
 
-// Compile prepares a route table. The error joins one [*Unsupported] for each
-// part that cannot be matched again.
+// Compile prepares a route table. Its error is a [Refusal].
 func Compile(m *routev3.RouteConfiguration) (*Table, error) {
 	c := compiler{patterns: patterns{}, names: map[string]bool{}, at: Unsupported{Table: m.GetName(), Route: -1}}
 	t := &Table{
@@ -86,7 +107,7 @@ func Compile(m *routev3.RouteConfiguration) (*Table, error) {
 		t.hosts = append(t.hosts, c.host(v, t.ignoreSemi))
 	}
 	if len(c.refused) > 0 {
-		return nil, errors.Join(c.refused...)
+		return nil, c.refused
 	}
 	t.names = slices.Sorted(maps.Keys(c.names))
 	return t, nil
@@ -97,7 +118,7 @@ type compiler struct {
 	patterns patterns
 	names    map[string]bool // of headers
 	at       Unsupported     // where the work is
-	refused  []error
+	refused  Refusal
 }
 
 func (c *compiler) refuse(field string, err error) {

@@ -43,19 +43,8 @@ func newHeader(m *routev3.HeaderMatcher, patterns patterns) (header, error) {
 		h.kind, h.low, h.high = headerRange, k.RangeMatch.GetStart(), k.RangeMatch.GetEnd()
 	case *routev3.HeaderMatcher_StringMatch:
 		h.text, err = newText(k.StringMatch, patterns)
-	case *routev3.HeaderMatcher_ExactMatch:
-		h.text, h.anyIfNone = text{kind: textExact, want: k.ExactMatch}, k.ExactMatch == ""
-	case *routev3.HeaderMatcher_PrefixMatch:
-		h.text = text{kind: textPrefix, want: k.PrefixMatch}
-	case *routev3.HeaderMatcher_SuffixMatch:
-		h.text = text{kind: textSuffix, want: k.SuffixMatch}
-	case *routev3.HeaderMatcher_ContainsMatch:
-		h.text = text{kind: textContains, want: k.ContainsMatch}
-	case *routev3.HeaderMatcher_SafeRegexMatch:
-		h.text.kind = textRegex
-		h.text.re, err = patterns.compile(k.SafeRegexMatch.GetRegex())
 	default:
-		err = errors.New("an unknown kind of match")
+		err = h.old(m, patterns)
 	}
 	return h, err
 }
@@ -66,7 +55,7 @@ func (h *header) steady(m *routev3.HeaderMatcher) error {
 	_, present := m.GetHeaderMatchSpecifier().(*routev3.HeaderMatcher_PresentMatch)
 	switch {
 	case h.name == "x-request-id" && !present && m.GetHeaderMatchSpecifier() != nil:
-		return errors.New("Envoy notes in x-request-id, after it chose the route, whether the request is traced")
+		return errors.New("after it chose the route, Envoy notes in x-request-id whether the request is traced")
 	case h.name == "x-envoy-decorator-operation":
 		return errors.New("where requests are traced, Envoy removes x-envoy-decorator-operation after it chose the route")
 	}

@@ -114,7 +114,7 @@ func (x *route) takes(r *Request, p *path) bool {
 	if x.grpc && !isGRPC(r) {
 		return false
 	}
-	if x.presented != any && (x.presented == yes) != r.PeerCertificate {
+	if x.presented != either && (x.presented == yes) != r.PeerCertificate {
 		return false
 	}
 	for i := range x.headers {

@@ -113,6 +113,15 @@ func TestUnsupportedIsNamed(t *testing.T) {
 	}
 }
 
+func TestEverythingUnsupportedIsNamedAtOnce(t *testing.T) {
+	bad := &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: "("}}, DynamicMetadata: []*matcherv3.MetadataMatcher{{}}}
+	_, err := routes.Compile(tableOf(2, 2, func(_, _ int) *routev3.RouteMatch { return bad }))
+	var all routes.Refusal
+	if !errors.As(err, &all) || len(all) != 8 || all[7].VirtualHost != "v1" || all[7].Route != 1 || strings.Count(err.Error(), "\n") != 7 {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestUnsupportedOutsideRoutesIsNamed(t *testing.T) {
 	for _, c := range []struct{ table, want string }{
 		{`vhds {}`, `route table "t": vhds: `},
