@@ -8,7 +8,7 @@ export GOFLAGS := -trimpath
 staticcheck := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 govulncheck := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: help build demo test test-faults test-spire fuzz bench-xds check envoy spire clean
+.PHONY: help build demo test test-faults test-spire fuzz bench-xds bench-revocation check envoy spire clean
 
 help:
 	@echo 'make build   bin/meshseal, and the guard where there is a C compiler'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-spire    a real SPIRE, real Envoys with its certificates; builds SPIRE the first time'
 	@echo 'make fuzz    every fuzz target for FUZZTIME (10m), one after the other'
 	@echo 'make bench-xds   the xDS server beside go-control-plane, in one run of under 4 minutes'
+	@echo 'make bench-revocation   from the commit that revokes to the last request, the entry, the last SVID: 20 runs'
 	@echo 'make check   format, vet, staticcheck, race tests, known vulnerabilities, go.mod'
 	@echo 'make envoy   fetch the pinned Envoy into the cache folder, print its path'
 	@echo 'make spire   build the pinned SPIRE into the cache folder (6 to 10 minutes, once), print its folder'
@@ -54,6 +55,11 @@ fuzz:
 
 bench-xds:
 	@go -C bench run .
+
+bench-revocation: build
+	@envoy=$$(scripts/envoy) && spire=$$(scripts/spire) && \
+		REVOCATIONS=20 MESHSEAL_ENVOY=$$envoy MESHSEAL_SPIRE=$$spire MESHSEAL_BIN=$(CURDIR)/bin/meshseal \
+		go test -count=1 -vet=off -tags spire -timeout 10m -v -run '^TestSPIRERevocation$$' ./integration/spire
 
 check:
 	@scripts/check $(staticcheck) $(govulncheck)

@@ -93,7 +93,7 @@ func TestSPIREMeshsealIsAWorkload(t *testing.T) {
 			_, err := c.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots})
 			return err
 		}}
-	ads, check := w.ask(svid.Certificate(t), "app")
+	check, ads := w.ask(svid.Certificate(t), "app")
 	if status.Code(ads) != codes.PermissionDenied {
 		t.Errorf("ADS for a workload that is no proxy: %v", ads)
 	}

@@ -52,7 +52,7 @@ func TestSPIREProxyBinary(t *testing.T) {
 		t.Errorf("the changed Envoy has listeners: %s, %v", body, err)
 	}
 	svid := spiretest.StartWorkload(t, w.Programs["nobody"], w.Agent).WaitFetch(nobody)
-	ads, check := w.ask(svid.Certificate(t), "app")
+	check, ads := w.ask(svid.Certificate(t), "app")
 	if status.Code(ads) != codes.PermissionDenied || !strings.Contains(ads.Error(), "may not run") {
 		t.Errorf("ADS: %v", ads)
 	}
@@ -67,9 +67,9 @@ func TestSPIREProxyBinary(t *testing.T) {
 	}
 }
 
-// ask opens an ADS stream and asks ext_authz with a certificate, and returns how
-// the stream ended and what was answered.
-func (w *world) ask(cert tls.Certificate, node string) (ads error, check *authv3.CheckResponse) {
+// ask opens an ADS stream and asks ext_authz with a certificate, and returns what
+// was answered and how the stream ended.
+func (w *world) ask(cert tls.Certificate, node string) (check *authv3.CheckResponse, ads error) {
 	w.t.Helper()
 	conn, err := grpc.NewClient(w.Host+":18000", grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 		Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}, InsecureSkipVerify: true})))
@@ -91,7 +91,7 @@ func (w *world) ask(cert tls.Certificate, node string) (ads error, check *authv3
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return ads, check
+	return check, ads
 }
 
 // reason is the reason code of a denial.
