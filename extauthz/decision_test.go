@@ -28,25 +28,27 @@ func TestDecisionAllowsOnlyWithEveryProof(t *testing.T) {
 		t.Fatalf("waived: %s", d.Reason())
 	}
 	demanding := &workload{asked: []identity.Asked{{Evidence: absent{kind: identity.JWTSVID}, Demanded: true}}}
+	both := &workload{unproven: time.Now(), asked: demanding.asked}
 	for name, d := range map[string]Decision{
-		"no asker":                      allow("id", Facts{}, asker{}, c, p, r),
-		"no caller":                     allow("id", Facts{}, a, caller{}, p, r),
-		"no workload":                   allow("id", Facts{}, a, caller{digest: c.digest, evidence: c.evidence}, p, r),
-		"no digest":                     allow("id", Facts{}, a, caller{workload: c.workload, evidence: c.evidence}, p, r),
-		"no evidence":                   allow("id", Facts{}, a, caller{workload: c.workload, digest: c.digest}, p, r),
-		"waived and not the workload's": allow("id", Facts{}, a, caller{workload: &workload{}, waived: waived{c.workload}}, p, r),
-		"waived where no waiver is":     allow("id", Facts{}, a, caller{workload: c.workload, waived: waived{c.workload}}, p, r),
-		"waived and proven":             allow("id", Facts{}, a, caller{workload: unproven, digest: c.digest, evidence: c.evidence, waived: waived{unproven}}, p, r),
-		"unproven without the waiver":   allow("id", Facts{}, a, caller{workload: unproven}, p, r),
-		"demanded evidence left out":    allow("id", Facts{}, a, caller{workload: demanding, digest: c.digest, evidence: c.evidence}, p, r),
-		"other evidence than demanded":  allow("id", Facts{}, a, caller{workload: demanding, digest: c.digest, evidence: c.evidence, agreed: []identity.EvidenceKind{identity.X509Extension}}, p, r),
-		"no passage":                    allow("id", Facts{}, a, c, passage{}, r),
-		"no result":                     allow("id", Facts{}, a, c, p, policies.Result{}),
-		"zero":                          {},
-		"reason alone":                  {reason: OK},
-		"flag alone":                    {allowed: true},
-		"flag and a denial":             {allowed: true, reason: PolicyDenied},
-		"refused without one":           refuse("id", Facts{}, &denial{}, nil),
+		"no asker":                         allow("id", Facts{}, asker{}, c, p, r),
+		"no caller":                        allow("id", Facts{}, a, caller{}, p, r),
+		"no workload":                      allow("id", Facts{}, a, caller{digest: c.digest, evidence: c.evidence}, p, r),
+		"no digest":                        allow("id", Facts{}, a, caller{workload: c.workload, evidence: c.evidence}, p, r),
+		"no evidence":                      allow("id", Facts{}, a, caller{workload: c.workload, digest: c.digest}, p, r),
+		"waived and not the workload's":    allow("id", Facts{}, a, caller{workload: &workload{}, waived: waived{c.workload}}, p, r),
+		"waived where no waiver is":        allow("id", Facts{}, a, caller{workload: c.workload, waived: waived{c.workload}}, p, r),
+		"waived and proven":                allow("id", Facts{}, a, caller{workload: unproven, digest: c.digest, evidence: c.evidence, waived: waived{unproven}}, p, r),
+		"waived, and evidence is demanded": allow("id", Facts{}, a, caller{workload: both, waived: waived{both}}, p, r),
+		"unproven without the waiver":      allow("id", Facts{}, a, caller{workload: unproven}, p, r),
+		"demanded evidence left out":       allow("id", Facts{}, a, caller{workload: demanding, digest: c.digest, evidence: c.evidence}, p, r),
+		"other evidence than demanded":     allow("id", Facts{}, a, caller{workload: demanding, digest: c.digest, evidence: c.evidence, agreed: []identity.EvidenceKind{identity.X509Extension}}, p, r),
+		"no passage":                       allow("id", Facts{}, a, c, passage{}, r),
+		"no result":                        allow("id", Facts{}, a, c, p, policies.Result{}),
+		"zero":                             {},
+		"reason alone":                     {reason: OK},
+		"flag alone":                       {allowed: true},
+		"flag and a denial":                {allowed: true, reason: PolicyDenied},
+		"refused without one":              refuse("id", Facts{}, &denial{}, nil),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if d.Allowed() || d.Reason() == OK || d.Word() != "deny" {

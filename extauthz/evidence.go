@@ -43,7 +43,7 @@ func (c caller) whole() bool {
 	case c.workload == nil:
 		return false
 	case c.waived.workload != nil:
-		return c.waived.workload == c.workload && !c.workload.unproven.IsZero() && c.digest.IsZero() && c.evidence == ""
+		return c.waived.workload == c.workload && !c.workload.unproven.IsZero() && c.digest.IsZero() && c.evidence == "" && c.workload.demandsMet(nil)
 	case c.digest.IsZero() || c.evidence == "":
 		return false
 	}
