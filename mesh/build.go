@@ -118,6 +118,7 @@ func (p *proxyConfig) finish(repo *repository, at time.Time) ([]Notice, error) {
 	if err := p.settle(func(proto.Message) error { return nil }); err != nil {
 		return notices, err
 	}
+	p.svidLife = repo.svidLife()
 	hardened, err := harden(p, repo.waivers, at)
 	notices = append(notices, hardened...)
 	if err != nil {
@@ -128,6 +129,24 @@ func (p *proxyConfig) finish(repo *repository, at time.Time) ([]Notice, error) {
 		return notices, err
 	}
 	return notices, p.mark()
+}
+
+// svidLife is the shortest life of an X.509-SVID that the repository names; zero
+// where it leaves it to the SPIRE server everywhere.
+func (repo *repository) svidLife() (shortest time.Duration) {
+	shortest = repo.spire.x509
+	see := func(r *snapshot.Registration) {
+		if r != nil && r.X509TTL > 0 && (shortest == 0 || r.X509TTL < shortest) {
+			shortest = r.X509TTL
+		}
+	}
+	for _, w := range repo.workloads {
+		see(w.Registration)
+	}
+	for _, p := range repo.proxies {
+		see(p.registration)
+	}
+	return shortest
 }
 
 // content is what the root hash covers.

@@ -102,6 +102,9 @@ type proxyConfig struct {
 	registration *snapshot.Registration
 	// clientChain: inbound listeners hand over the caller's whole chain.
 	clientChain bool
+	// svidLife is the shortest life of an SVID that a caller is known to hold;
+	// zero if none is known.
+	svidLife time.Duration
 	// file is the proxy.yaml.
 	file string
 	// directions has every listener of listeners by its name, and no other.

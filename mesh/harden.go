@@ -23,6 +23,8 @@ import (
 const (
 	authzTimeout           = time.Second
 	connectionLife         = time.Hour
+	usualSVIDLife          = time.Hour // SPIRE's default
+	svidLives              = 3         // as long as so many inbound connections
 	streamLife             = time.Hour
 	idleLife               = 5 * time.Minute
 	requestHeadersTimeout  = 10 * time.Second

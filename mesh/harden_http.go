@@ -27,7 +27,7 @@ func forbidden() *typev3.HttpStatus {
 // connectionManager hardens the HTTP connection manager m of listener l.
 func (h *hardener) connectionManager(l *listenerv3.Listener, m *hcmv3.HttpConnectionManager, dir direction, open bool) error {
 	normalize(m)
-	bound(m)
+	h.bound(m, dir)
 	if dir == inbound && m.UseRemoteAddress == nil {
 		m.UseRemoteAddress = wrapperspb.Bool(true)
 	}
@@ -100,12 +100,27 @@ func normalize(m *hcmv3.HttpConnectionManager) {
 
 // bound bounds the life of connections and streams: a stream is authorized
 // once, when it begins. m has common options: normalize comes first.
-func bound(m *hcmv3.HttpConnectionManager) {
+func (h *hardener) bound(m *hcmv3.HttpConnectionManager, dir direction) {
 	o := m.CommonHttpProtocolOptions
-	setDuration(&o.MaxConnectionDuration, connectionLife)
+	life := connectionLife
+	if dir == inbound {
+		life = inboundLife(h.svidLife)
+	}
+	setDuration(&o.MaxConnectionDuration, life)
 	setDuration(&o.MaxStreamDuration, streamLife)
 	setDuration(&m.StreamIdleTimeout, idleLife)
 	setDuration(&m.RequestHeadersTimeout, requestHeadersTimeout)
+}
+
+// inboundLife is how long an inbound connection lasts. It shows the certificate
+// with which it was opened, and from that one's end on it is refused, however
+// honest the caller is. SPIRE renews an SVID at half of its life, so one that a
+// connection is opened with lives for nearly another half.
+func inboundLife(svid time.Duration) time.Duration {
+	if svid == 0 {
+		svid = usualSVIDLife
+	}
+	return min(max(svid/svidLives, time.Second).Truncate(time.Second), connectionLife)
 }
 
 func setDuration(field **durationpb.Duration, d time.Duration) {

@@ -193,6 +193,33 @@ func TestHardenLeavesJWTAndTranscoderFirst(t *testing.T) {
 	}
 }
 
+// TestInboundConnectionsEndBeforeTheirSVID: a third of the life of an SVID, which
+// is renewed at half.
+func TestInboundConnectionsEndBeforeTheirSVID(t *testing.T) {
+	for svid, want := range map[time.Duration]time.Duration{
+		0: 20 * time.Minute, time.Minute: 20 * time.Second, 20 * time.Second: 6 * time.Second,
+		time.Second: time.Second, 24 * time.Hour: time.Hour,
+	} {
+		p := fixture(t, nil)
+		p.svidLife = svid
+		if _, err := harden(p, nil, guardTime); err != nil {
+			t.Fatal(err)
+		}
+		if got := manager(t, p, "in").GetCommonHttpProtocolOptions().GetMaxConnectionDuration().AsDuration(); got != want {
+			t.Errorf("SVIDs that live %s: a connection lasts %s, want %s", svid, got, want)
+		}
+	}
+	reg := func(d time.Duration) *snapshot.Registration { return &snapshot.Registration{X509TTL: d} }
+	repo := &repository{spire: spireSettings{x509: time.Hour}, workloads: []snapshot.Workload{{}, {Registration: reg(0)}, {Registration: reg(2 * time.Minute)}},
+		proxies: []*proxyConfig{{}, {registration: reg(time.Minute)}}}
+	if got := repo.svidLife(); got != time.Minute {
+		t.Errorf("the shortest life is %s", got)
+	}
+	if got := (&repository{workloads: repo.workloads}).svidLife(); got != 2*time.Minute {
+		t.Errorf("without a default the shortest life is %s", got)
+	}
+}
+
 func TestHardenFillsWhatIsUnset(t *testing.T) {
 	p, _ := hardened(t, nil)
 	m := manager(t, p, "in")
@@ -202,9 +229,12 @@ func TestHardenFillsWhatIsUnset(t *testing.T) {
 		o.GetHeadersWithUnderscoresAction() != corev3.HttpProtocolOptions_REJECT_REQUEST {
 		t.Errorf("not normalized: %v", m)
 	}
-	if o.GetMaxConnectionDuration().AsDuration() != connectionLife || o.GetMaxStreamDuration().AsDuration() != streamLife ||
+	if o.GetMaxConnectionDuration().AsDuration() != 20*time.Minute || o.GetMaxStreamDuration().AsDuration() != streamLife ||
 		m.GetStreamIdleTimeout().AsDuration() != idleLife || m.GetRequestHeadersTimeout().AsDuration() != requestHeadersTimeout {
 		t.Errorf("not bounded: %v", m)
+	}
+	if out := manager(t, p, "out").GetCommonHttpProtocolOptions().GetMaxConnectionDuration().AsDuration(); out != connectionLife {
+		t.Errorf("an outbound connection lasts %s", out)
 	}
 	if manager(t, p, "out").GetUseRemoteAddress() != nil {
 		t.Error("an outbound listener keeps x-forwarded-for as the application writes it")
