@@ -162,23 +162,47 @@ func programs(t *testing.T) string {
 	return dir
 }
 
-// TestPageSettings: SPIRE's own validation takes the configuration files of the
-// page, and does not take a setting that does not exist.
+// TestPageSettings: a real server runs with the page's configuration and a real
+// agent with its k8s attestor. SPIRE's own validation looks neither into plugins
+// nor at the names below `experimental`, so the server and the agent are started,
+// and those names are compared with the ones that spiretest uses.
 func TestPageSettings(t *testing.T) {
 	dir := programs(t)
 	blocks := page(t)["hcl"]
 	if len(blocks) != 2 {
 		t.Fatalf("the page has %d configuration files", len(blocks))
 	}
-	for i, program := range []string{"spire-server", "spire-agent"} {
-		config := meshtest.Write(t, dir, program+".conf", blocks[i])
-		meshtest.Run(t, exec.Command(dir+"/"+program, "validate", "-config", config))
-		wrong := strings.Replace(blocks[i], "trust_domain", "no_such_setting = 1\n  trust_domain", 1)
-		config = meshtest.Write(t, dir, program+"-wrong.conf", wrong)
-		if out, err := exec.Command(dir+"/"+program, "validate", "-config", config).CombinedOutput(); err == nil {
-			t.Errorf("%s takes a setting that does not exist:\n%s", program, out)
+	for i, experimental := range []string{`experimental { cache_reload_interval = "1s" }`, `experimental { sync_interval = "1s" }`} {
+		if !strings.Contains(blocks[i], experimental) || strings.Count(blocks[i], "experimental") != 1 {
+			t.Errorf("the configuration has another part than %s:\n%s", experimental, blocks[i])
 		}
 	}
+	if err := os.MkdirAll(dir+"/server/data", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	config := meshtest.Write(t, dir, "server.conf", strings.NewReplacer("/run/spire", dir, "0.0.0.0", meshtest.Host()).Replace(blocks[0]))
+	server := meshtest.Start(t, exec.Command(dir+"/spire-server", "run", "-config", config))
+	server.Eventually("the server of the page is healthy", func() error {
+		out, err := exec.Command(dir+"/spire-server", "healthcheck", "-socketPath", dir+"/server/server.sock").CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	config = meshtest.Write(t, dir, "agent.conf", blocks[1])
+	meshtest.Run(t, exec.Command(dir+"/spire-agent", "validate", "-config", config))
+
+	_, attestor, found := strings.Cut(blocks[1], `WorkloadAttestor "k8s" {`)
+	attestor, found = strings.CutSuffix(strings.TrimRight(attestor, "\n"), "\n}")
+	if !found {
+		t.Fatalf("the agent's configuration does not end with its k8s attestor:\n%s", blocks[1])
+	}
+	// Of the cluster's files that are the attestor's defaults there are none here.
+	meshtest.Write(t, dir, "ca.pem", meshtest.NewCA(t, domain).BundlePEM())
+	meshtest.Write(t, dir, "token", "a token")
+	here := fmt.Sprintf("plugin_data {\n kubelet_ca_path = \"%[1]s/ca.pem\"\n token_path = \"%[1]s/token\"", dir)
+	s := spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain})
+	s.StartAgent(spiretest.AgentConfig{Attestors: `WorkloadAttestor "k8s" {` + strings.Replace(attestor, "plugin_data {", here, 1)})
 }
 
 // TestPageCommands: the commands of the page do what it says on a real server.
