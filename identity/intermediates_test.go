@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"meshseal/identity"
 	"meshseal/identity/identitytest"
 )
@@ -173,6 +175,60 @@ func TestIntermediatesOfAFederatedDomain(t *testing.T) {
 	}
 	if n := known.Len(); n != 257 {
 		t.Errorf("%d are known", n)
+	}
+}
+
+// TestIntermediatesStayInTheirDomain: what was learned from one trust domain is
+// not tried for another, even where one root vouches for both.
+func TestIntermediatesStayInTheirDomain(t *testing.T) {
+	now := time.Now()
+	root := identitytest.NewCA(t, "shop.test")
+	bundles, err := identity.NewTrustBundles(map[spiffeid.TrustDomain][]*x509.Certificate{
+		root.TrustDomain(): root.Bundle(), spiffeid.RequireTrustDomainFromString("partner.test"): root.Bundle(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nested, known := root.Intermediate(t), intermediates(t)
+	known.Learn(verified(t, identitytest.Chain(t, nested.SVID(t, "spiffe://partner.test/x")), bundles, now), now)
+	if _, err := identity.VerifySVIDWith(known, identitytest.Chain(t, nested.SVID(t, "spiffe://partner.test/y"))[:1], bundles, now); err != nil {
+		t.Error(err)
+	}
+	_, err = identity.VerifySVIDWith(known, identitytest.Chain(t, nested.SVID(t, webID))[:1], bundles, now)
+	wantReason(t, err, identity.ErrChain)
+}
+
+// TestIntermediatesEndWithWhatIsAboveThem: one that leads through another is of
+// no use when that has ended, and leaves with it.
+func TestIntermediatesEndWithWhatIsAboveThem(t *testing.T) {
+	now := time.Now()
+	root := identitytest.NewCA(t, "shop.test")
+	bundles := identitytest.Bundles(t, root)
+	nested := root.Intermediate(t, identitytest.WithTimes(now.Add(-time.Hour), now.Add(time.Minute))).Intermediate(t)
+	known := intermediates(t)
+	known.Learn(verified(t, identitytest.Chain(t, nested.SVID(t, webID)), bundles, now), now)
+	later := now.Add(2 * time.Minute)
+	known.Learn(verified(t, identitytest.Chain(t, root.Intermediate(t).SVID(t, webID)), bundles, later), later)
+	if n := known.Len(); n != 1 {
+		t.Errorf("%d are known, and two of three have come to their end", n)
+	}
+}
+
+// TestIntermediatesMakeNoPathLonger than one that could be sent.
+func TestIntermediatesMakeNoPathLonger(t *testing.T) {
+	ca := identitytest.NewCA(t, "shop.test")
+	bundles := identitytest.Bundles(t, ca)
+	var certs []*x509.Certificate
+	for depth := 1; depth <= 9; depth++ {
+		ca = ca.Intermediate(t)
+		certs = append(certs, ca.Certificate())
+		_, err := identity.VerifySVIDWith(intermediates(t, certs...), identitytest.Chain(t, ca.SVID(t, webID))[:1], bundles, time.Now())
+		if depth <= 7 && err != nil {
+			t.Errorf("%d intermediates: %v", depth, err)
+		}
+		if depth > 7 {
+			wantReason(t, err, identity.ErrChain)
+		}
 	}
 }
 
