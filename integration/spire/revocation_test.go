@@ -113,9 +113,7 @@ func (w *world) revoke(run int) revocation {
 		return nil
 	})
 	for _, p := range []*spiretest.Workload{asking, fetching} {
-		if err := p.Stop(); err != nil {
-			w.t.Logf("the workload ended with %v", err)
-		}
+		_ = p.Stop() // by a signal, which it does not catch
 	}
 	return r
 }
