@@ -50,8 +50,15 @@ func viewSync(r spireResult, dryRun bool) syncView {
 	if r.elsewhere > 0 {
 		v.Notes = append(v.Notes, fmt.Sprintf("%d entries are for the servers of other trust domains", r.elsewhere))
 	}
+	wanted := map[string]entryView{}
+	for _, w := range r.wanted.Entries {
+		wanted[w.ID] = viewWant(w)
+	}
 	for i, s := range r.report.Steps {
 		step := stepView{Action: string(s.Action), Why: s.Why, Edited: s.Edited, Entry: viewEntry(s.Entry)}
+		if w, ok := wanted[s.Entry.ID]; ok && s.Action != registration.Delete {
+			step.Entry = w
+		}
 		for _, old := range s.Old {
 			step.Old = append(step.Old, old.ID)
 		}
