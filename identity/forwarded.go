@@ -75,7 +75,7 @@ func lastChain(forwarded string) (string, error) {
 			return "", errors.New("its last element has more than one Chain")
 		}
 		if len(value) < 3 || value[0] != '"' || strings.IndexByte(value[1:], '"') != len(value)-2 {
-			return "", errors.New("Chain is not one text between double quotes")
+			return "", errors.New("the value of Chain is not one text between double quotes")
 		}
 		found = value[1 : len(value)-1]
 	}
