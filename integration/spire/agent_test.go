@@ -33,7 +33,7 @@ func shows(address string, svid tls.Certificate, next ...string) (*x509.Certific
 // past the end of those from before.
 func TestSPIREAgentRestarted(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, svidTTL(20*time.Second, "app", "meshseal"), svidTTL(5*time.Minute, "client"))
+	w := newWorld(t, edited(lasting), svidTTL(20*time.Second, "app", "meshseal"), svidTTL(5*time.Minute, "client"))
 	client := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
 	w.startEnvoy("app", "app")
 	cert := client.WaitFetch(w.id("client")).Certificate(t)

@@ -19,7 +19,7 @@ import (
 // the new binary gives it one.
 func TestSPIREChangedBinary(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, svidTTL(5*time.Minute, "client"))
+	w := newWorld(t, edited(lasting), svidTTL(5*time.Minute, "client"))
 	old := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
 	w.startEnvoy("app", "app")
 	svid := old.WaitFetch(w.id("client"))
@@ -87,7 +87,7 @@ func (w *world) noNewSVID() {
 // its call stays open, and gets none with a new one.
 func TestSPIREMeasuresEachCall(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, svidTTL(20*time.Second, "client"))
+	w := newWorld(t, edited(lasting), svidTTL(20*time.Second, "client"))
 	client := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
 	first := client.WaitWatch(w.id("client"))
 	spiretest.BuildWorkload(t, w.Programs["client"].Path, "2")

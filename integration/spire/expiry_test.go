@@ -16,7 +16,7 @@ import (
 // goes on with a newer SVID and another connection.
 func TestSPIREExpiredOnLiveConnection(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, svidTTL(20*time.Second, "client"))
+	w := newWorld(t, edited(lasting), svidTTL(20*time.Second, "client"))
 	client := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
 	w.startEnvoy("app", "app")
 	svid := client.WaitFetch(w.id("client"))
@@ -48,7 +48,7 @@ func TestSPIREExpiredOnLiveConnection(t *testing.T) {
 // so is the client.
 func TestSPIREServerStopped(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, svidTTL(20*time.Second, "client"))
+	w := newWorld(t, edited(lasting), svidTTL(20*time.Second, "client"))
 	client := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
 	w.startEnvoy("app", "app")
 	client.WaitWatch(w.id("client"))
@@ -83,7 +83,7 @@ func TestSPIREServerStopped(t *testing.T) {
 // nobody gets through it.
 func TestSPIREProxyExpires(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, svidTTL(20*time.Second, "app"), svidTTL(5*time.Minute, "client"))
+	w := newWorld(t, edited(lasting), svidTTL(20*time.Second, "app"), svidTTL(5*time.Minute, "client"))
 	client := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)
 	w.startEnvoy("app", "app")
 	client.WaitFetch(w.id("client"))

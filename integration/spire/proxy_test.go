@@ -27,7 +27,7 @@ import (
 // listed is refused with the next request when a commit takes it off the list.
 func TestSPIREProxyBinary(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, svidTTL(5*time.Minute, "client"), edited(func(w *world, files map[string]string) {
+	w := newWorld(t, edited(lasting), svidTTL(5*time.Minute, "client"), edited(func(w *world, files map[string]string) {
 		files["proxies/app/proxy.yaml"] += "allowed: [sha256:" + w.Programs["app"].Digest + "]\n"
 	}))
 	client := spiretest.StartWorkload(t, w.Programs["client"], w.Agent)

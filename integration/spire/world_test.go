@@ -62,6 +62,13 @@ func edited(edit func(w *world, files map[string]string)) option {
 	return func(w *world) { w.edits = append(w.edits, edit) }
 }
 
+// lasting lets connections to the app outlive the SVID that opened them, which
+// the build otherwise sees to that they do not.
+func lasting(_ *world, files map[string]string) {
+	files["proxies/app/resources.yaml"] = strings.Replace(files["proxies/app/resources.yaml"], "stat_prefix: http\n",
+		"stat_prefix: http\n        common_http_protocol_options: {max_connection_duration: 3600s}\n", 1)
+}
+
 // id is the SPIFFE ID of a program in the mesh: a base ID and its digest.
 func (w *world) id(name string) string { return id(name, w.Programs[name]) }
 

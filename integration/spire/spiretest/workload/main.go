@@ -12,7 +12,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"os"
 	"time"
 )
@@ -76,12 +75,12 @@ func main() {
 // app is the application: its SVID and the connections that it keeps.
 type app struct {
 	api   *workloadAPI
-	conns map[string]*http.Client
+	conns map[string]*conn
 }
 
 func newApp(socket string) (*app, error) {
 	api, err := dial(socket)
-	return &app{api: api, conns: map[string]*http.Client{}}, err
+	return &app{api: api, conns: map[string]*conn{}}, err
 }
 
 func (a *app) obey(o order) answer {
@@ -99,8 +98,8 @@ func (a *app) obey(o order) answer {
 	case "get":
 		return a.get(ctx, o)
 	case "close":
-		if c := a.conns[o.Conn]; c != nil {
-			c.CloseIdleConnections()
+		if k := a.conns[o.Conn]; k != nil {
+			k.Close()
 			delete(a.conns, o.Conn)
 		}
 		return answer{}
@@ -109,36 +108,81 @@ func (a *app) obey(o order) answer {
 }
 
 // get makes a request on the connection of that name, which it opens with the
-// newest SVID if there is none.
+// newest SVID if there is none, or if the other end has closed it.
 func (a *app) get(ctx context.Context, o order) answer {
-	c := a.conns[o.Conn]
-	if c == nil {
-		c = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{MaxConnsPerHost: 1, DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-				return a.dialTLS(ctx, network, address, o.Server)
-			}}}
-		a.conns[o.Conn] = c
-	}
-	got := answer{}
-	trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { got.Reused = i.Reused }}
-	r, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), http.MethodGet, o.URL, nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, o.URL, nil)
 	if err != nil {
 		return answer{Error: err.Error()}
 	}
 	if o.Header != nil {
 		r.Header = o.Header
 	}
-	resp, err := c.Do(r)
+	if k := a.conns[o.Conn]; k != nil {
+		got, err := a.ask(ctx, k, r, o.Conn)
+		if err == nil {
+			got.Reused = true
+			return got
+		}
+	}
+	k, err := a.open(ctx, r, o.Server)
 	if err != nil {
 		return answer{Error: err.Error()}
+	}
+	a.conns[o.Conn] = k
+	got, err := a.ask(ctx, k, r, o.Conn)
+	if err != nil {
+		return answer{Error: err.Error()}
+	}
+	return got
+}
+
+// ask makes a request on a connection, and forgets one that cannot be used again.
+func (a *app) ask(ctx context.Context, k *conn, r *http.Request, name string) (answer, error) {
+	got, last, err := k.ask(ctx, r)
+	if err != nil || last {
+		k.Close()
+		delete(a.conns, name)
+	}
+	return got, err
+}
+
+// conn is an HTTP/1.1 connection. Go's own client opens another one at times,
+// on a busy machine for one, and a test wants to know on which it asked.
+type conn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (a *app) open(ctx context.Context, r *http.Request, server string) (*conn, error) {
+	var c net.Conn
+	var err error
+	if r.URL.Scheme == "https" {
+		c, err = a.dialTLS(ctx, "tcp", r.URL.Host, server)
+	} else {
+		c, err = new(net.Dialer).DialContext(ctx, "tcp", r.URL.Host)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &conn{c, bufio.NewReader(c)}, nil
+}
+
+// ask makes a request. last says that the other end closes the connection.
+func (k *conn) ask(ctx context.Context, r *http.Request) (got answer, last bool, err error) {
+	deadline, _ := ctx.Deadline()
+	if err := k.SetDeadline(deadline); err != nil {
+		return answer{}, false, err
+	}
+	if err := r.Write(k); err != nil {
+		return answer{}, false, err
+	}
+	resp, err := http.ReadResponse(k.r, r)
+	if err != nil {
+		return answer{}, false, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return answer{Error: err.Error()}
-	}
-	got.Status, got.Header, got.Body = resp.StatusCode, resp.Header, string(body)
-	return got
+	return answer{Status: resp.StatusCode, Header: resp.Header, Body: string(body)}, resp.Close, err
 }
 
 // dialTLS opens a connection with mutual TLS.
