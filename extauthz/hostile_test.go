@@ -2,6 +2,7 @@ package extauthz_test
 
 import (
 	"context"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"meshseal/extauthz"
 	"meshseal/identity"
@@ -53,7 +55,13 @@ func TestHostileRequests(t *testing.T) {
 			q.req.Attributes.MetadataContext = &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{"x": {TypeUrl: "type.googleapis.com/no.such.Type", Value: []byte("?")}}}
 			return q
 		}(), extauthz.OK},
-		{"the same, and a path that makes no document", func() *question {
+		{"metadata of no number, and a path that makes no document", func() *question {
+			q := w.honest()
+			q.req.Attributes.MetadataContext = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"x": {Fields: map[string]*structpb.Value{"n": structpb.NewNumberValue(math.NaN())}}}}
+			q.req.Attributes.Request.Http.Path = "/%zz"
+			return q
+		}(), extauthz.RequestMalformed},
+		{"metadata of an unknown type, and a path that makes no document", func() *question {
 			q := w.honest()
 			q.req.Attributes.MetadataContext = &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{"x": {TypeUrl: "type.googleapis.com/no.such.Type", Value: []byte("?")}}}
 			q.req.Attributes.Request.Http.Path = "/%zz"

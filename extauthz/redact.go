@@ -66,9 +66,10 @@ func redact(req *authv3.CheckRequest, f Facts, tokens []string) (input json.RawM
 		return input, e.pointers, err
 	}
 	if input, err = protojson.Marshal(m); err != nil {
-		// Typed metadata may be of a type that is not linked here.
-		e.typed("metadataContext", m.GetAttributes().GetMetadataContext())
-		e.typed("routeMetadataContext", m.GetAttributes().GetRouteMetadataContext())
+		// Typed metadata may be of a type that is not linked here, and numbers in
+		// the other may be none that JSON has.
+		e.metadata("metadataContext", m.GetAttributes().GetMetadataContext())
+		e.metadata("routeMetadataContext", m.GetAttributes().GetRouteMetadataContext())
 		input, err = protojson.Marshal(m)
 	}
 	if err != nil {
@@ -126,7 +127,11 @@ func (e *eraser) http(h *authv3.AttributeContext_HttpRequest) {
 	}
 }
 
-func (e *eraser) typed(name string, m *corev3.Metadata) {
+func (e *eraser) metadata(name string, m *corev3.Metadata) {
+	for _, key := range slices.Sorted(maps.Keys(m.GetFilterMetadata())) {
+		delete(m.FilterMetadata, key)
+		e.erased(name+"/filterMetadata", key)
+	}
 	for _, key := range slices.Sorted(maps.Keys(m.GetTypedFilterMetadata())) {
 		delete(m.TypedFilterMetadata, key)
 		e.erased(name+"/typedFilterMetadata", key)
