@@ -25,16 +25,9 @@ func (w *world) federate() *partnership {
 	w.t.Helper()
 	p := &partnership{SPIRE: spiretest.StartServer(w.t, spiretest.ServerConfig{TrustDomain: partner})}
 	p.Agent = p.SPIRE.StartAgent(spiretest.AgentConfig{})
-	w.trust(w.SPIRE, p.SPIRE)
-	w.trust(p.SPIRE, w.SPIRE)
+	w.SPIRE.Trust(p.SPIRE)
+	p.SPIRE.Trust(w.SPIRE)
 	return p
-}
-
-// trust gives one server the bundle of the other.
-func (w *world) trust(one, other *spiretest.Server) {
-	w.t.Helper()
-	file := meshtest.Write(w.t, spiretest.Dir(w.t), "bundle.json", other.Command("bundle show", "-format", "spiffe"))
-	one.Command("bundle set", "-id", "spiffe://"+other.TrustDomain, "-format", "spiffe", "-path", file)
 }
 
 // start starts a workload of the partner's under its base ID.
@@ -44,7 +37,7 @@ func (p *partnership) start(t *testing.T, name string, program spiretest.Program
 	p.SPIRE.CreateEntry(spiretest.Entry{SPIFFEID: id, Selectors: program.Selectors(), FederatesWith: []string{domain}})
 	w := spiretest.StartWorkload(t, program, p.Agent)
 	w.Eventually("the agent brings the bundle of "+domain, func() error {
-		if federated := w.WaitWatch(id).Federated; !slices.Contains(federated, "spiffe://"+domain) {
+		if federated := w.WaitWatch(id).Federated; !slices.Contains(federated, domain) {
 			return fmt.Errorf("it brings %v", federated)
 		}
 		return nil
