@@ -28,7 +28,9 @@ type check struct {
 	facts Facts
 	plan  *Plan
 	asker asker
-	// unreadable is what is wrong with the headers; nil if nothing is.
+	// headers are those of the request, each value by itself; unreadable is what
+	// is wrong with them, nil if nothing is.
+	headers    headerValues
 	unreadable *denial
 	// result is what the policy said, for the record; nil where it was not
 	// asked.
@@ -46,7 +48,7 @@ func (s *Server) Check(ctx context.Context, req *authv3.CheckRequest) (answer *a
 		}
 	}()
 	c.now = s.config.Now()
-	c.unreadable = rawHeaders(req)
+	c.headers, c.unreadable = rawHeaders(req)
 	c.md, _ = metadata.FromIncomingContext(ctx)
 	ctx, span := startSpan(ctx, s.config.Tracer, c.md, req)
 	ctx, cancel := context.WithTimeout(ctx, s.config.Deadline)
@@ -115,7 +117,7 @@ func (s *Server) decide(ctx context.Context, c *check) Decision {
 		return c.refuse(fault)
 	}
 
-	passage, fault := agree(marks, listener, in, attributes)
+	passage, fault := agree(marks, listener, in, attributes, c.headers)
 	if fault != nil {
 		return c.refuse(fault)
 	}

@@ -180,7 +180,9 @@ func (f *fixture) cluster(proxy, name string) *clusterv3.Cluster {
 
 func (f *fixture) routes(proxy, table string, routes ...*routev3.Route) *routev3.RouteConfiguration {
 	for _, r := range routes {
-		r.Match = &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/" + r.Name}}
+		if r.Match == nil {
+			r.Match = &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/" + r.Name}}
+		}
 		r.Metadata = f.mark(proxy+"/route/"+table+"/"+r.Name, snapshot.RouteMark, snapshot.RouteScope(table, "all"), r)
 	}
 	return &routev3.RouteConfiguration{Name: table, VirtualHosts: []*routev3.VirtualHost{{Name: "all", Domains: []string{"*"}, Routes: routes}}}

@@ -42,13 +42,13 @@ func TestHostileRequests(t *testing.T) {
 		{"no source", func() *question { q := w.honest(); q.req.Attributes.Source = nil; return q }(), extauthz.PeerCertificateMissing},
 		{"no HTTP method", http(func(h *authv3.AttributeContext_HttpRequest) { h.Method = "" }), extauthz.RequestMalformed},
 		{"no path", http(func(h *authv3.AttributeContext_HttpRequest) { h.Path = "" }), extauthz.RequestMalformed},
-		{"CONNECT without a path", http(func(h *authv3.AttributeContext_HttpRequest) { h.Method, h.Path = "CONNECT", "" }), extauthz.OK},
-		{"malformed escape", http(func(h *authv3.AttributeContext_HttpRequest) { h.Path = "/%zz" }), extauthz.RequestMalformed},
+		{"CONNECT without a path", http(func(h *authv3.AttributeContext_HttpRequest) { h.Method, h.Path = "CONNECT", "" }), extauthz.RouteNotMatched},
+		{"malformed escape", http(func(h *authv3.AttributeContext_HttpRequest) { h.Path = "/api/%zz" }), extauthz.RequestMalformed},
 		{"empty HTTP request", http(func(h *authv3.AttributeContext_HttpRequest) { proto.Reset(h) }), extauthz.RequestMalformed},
 		{"HTTP asked as TCP", func() *question { q := w.honest(); q.req.Attributes.Request = nil; return q }(), extauthz.ChainKindMismatch},
 		{"a megabyte of header", http(func(h *authv3.AttributeContext_HttpRequest) { h.Headers["x"] = strings.Repeat("a", 1<<20) }), extauthz.OK},
 		{"control characters", http(func(h *authv3.AttributeContext_HttpRequest) {
-			h.Path = "/a\n{\"decision\":\"allow\"}\x00\x1b[2J\u2028"
+			h.Path = "/api/a\n{\"decision\":\"allow\"}\x00\x1b[2J\u2028"
 		}), extauthz.OK},
 		{"metadata of a type that is not known", func() *question {
 			q := w.honest()
@@ -58,13 +58,13 @@ func TestHostileRequests(t *testing.T) {
 		{"metadata of no number, and a path that makes no document", func() *question {
 			q := w.honest()
 			q.req.Attributes.MetadataContext = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"x": {Fields: map[string]*structpb.Value{"n": structpb.NewNumberValue(math.NaN())}}}}
-			q.req.Attributes.Request.Http.Path = "/%zz"
+			q.req.Attributes.Request.Http.Path = "/api/%zz"
 			return q
 		}(), extauthz.RequestMalformed},
 		{"metadata of an unknown type, and a path that makes no document", func() *question {
 			q := w.honest()
 			q.req.Attributes.MetadataContext = &corev3.Metadata{TypedFilterMetadata: map[string]*anypb.Any{"x": {TypeUrl: "type.googleapis.com/no.such.Type", Value: []byte("?")}}}
-			q.req.Attributes.Request.Http.Path = "/%zz"
+			q.req.Attributes.Request.Http.Path = "/api/%zz"
 			return q
 		}(), extauthz.RequestMalformed},
 	} {

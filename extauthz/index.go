@@ -2,7 +2,6 @@ package extauthz
 
 import (
 	"fmt"
-	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
@@ -28,8 +27,8 @@ type index struct {
 	// forwards: the build makes Envoy hand over the caller's certificates.
 	forwards  bool
 	listeners map[string]*listener // by mark
-	routes    map[string][]place   // by mark; equal routes of one virtual host share one
-	clusters  map[string]string    // mark to name
+	tables    map[table]*routeTable
+	clusters  map[string]string // mark to name
 }
 
 // listener is what the mark of a listener stands for.
@@ -73,24 +72,15 @@ func (t table) String() string {
 	return fmt.Sprintf("%q", t.name)
 }
 
-// place is where a marked route stands and where it leads.
-type place struct {
-	table    table
-	host     string // virtual host
-	route    string
-	forwards bool     // false for a redirect or a direct response
-	clusters []string // of which a request takes one
-}
-
 // newIndex reads the resources of one proxy. An error means that the marks of
 // the snapshot are ambiguous or that a resource cannot be read, so that no
 // request through this proxy could be judged.
-func newIndex(p snapshot.Proxy, mesh snapshot.Mesh, resource func(snapshot.Digest) ([]byte, bool)) (*index, error) {
+func newIndex(p snapshot.Proxy, mesh snapshot.Mesh, resource func(snapshot.Digest) ([]byte, bool), shared *tableStore) (*index, error) {
 	x := &index{
 		proxy:     p,
 		forwards:  mesh.Evidence.Chain,
 		listeners: map[string]*listener{},
-		routes:    map[string][]place{},
+		tables:    map[table]*routeTable{},
 		clusters:  map[string]string{},
 	}
 	if len(p.Allowed) > 0 {
@@ -104,19 +94,23 @@ func newIndex(p snapshot.Proxy, mesh snapshot.Mesh, resource func(snapshot.Diges
 		if !ok {
 			return nil, fmt.Errorf("proxy %q: %s %q: the snapshot lacks its bytes", p.Name, e.Type, e.Name)
 		}
-		if err := x.add(e, data); err != nil {
+		if err := x.add(e, data, shared); err != nil {
 			return nil, fmt.Errorf("proxy %q: %s %q: %w", p.Name, e.Type, e.Name, err)
 		}
 	}
 	return x, nil
 }
 
-func (x *index) add(e snapshot.Entry, data []byte) error {
+func (x *index) add(e snapshot.Entry, data []byte, shared *tableStore) error {
 	switch e.Type {
 	case snapshot.ListenerType:
 		return x.addListener(data)
 	case snapshot.RouteType:
-		return x.addRouteTable(data)
+		t, err := shared.table(e.Hash, data)
+		if err != nil {
+			return err
+		}
+		x.tables[table{name: t.name}] = t
 	case snapshot.ClusterType:
 		return x.addCluster(data)
 	}
@@ -141,16 +135,30 @@ func (xs indexes) listener(mark string) (*listener, bool) {
 	return nil, false
 }
 
-func (xs indexes) routes(mark string) []place {
-	var all []place
+// place is the route of this mark in one of the proxy's tables.
+func (x *index) place(in table, mark string) (place, bool) {
+	t, ok := x.tables[in]
+	if !ok {
+		return place{}, false
+	}
+	p, ok := t.places[mark]
+	return p, ok
+}
+
+// elsewhere finds the route of this mark in any table. Of several it is that of
+// the first name, so that a record reads the same each time.
+func (xs indexes) elsewhere(mark string) (found place, in table, ok bool) {
 	for _, x := range xs {
-		for _, p := range x.routes[mark] {
-			if !slices.ContainsFunc(all, p.equal) {
-				all = append(all, p)
+		for t := range x.tables {
+			if p, has := x.place(t, mark); has && (!ok || t.String() < in.String()) {
+				found, in, ok = p, t, true
 			}
 		}
+		if ok {
+			return found, in, true
+		}
 	}
-	return all
+	return place{}, table{}, false
 }
 
 func (xs indexes) cluster(mark string) (string, bool) {
@@ -160,9 +168,4 @@ func (xs indexes) cluster(mark string) (string, bool) {
 		}
 	}
 	return "", false
-}
-
-func (p place) equal(o place) bool {
-	return p.table == o.table && p.host == o.host && p.route == o.route &&
-		p.forwards == o.forwards && slices.Equal(p.clusters, o.clusters)
 }

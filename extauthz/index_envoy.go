@@ -6,7 +6,6 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
@@ -82,7 +81,11 @@ func (x *index) addFilter(l *listener, c *chain, config *anypb.Any) error {
 		c.table = table{name: m.GetRds().GetRouteConfigName()}
 		if inline := m.GetRouteConfig(); inline != nil {
 			c.table = table{name: inline.GetName(), listener: l.name, chain: c.name}
-			x.addRoutes(c.table, inline)
+			t, err := newRouteTable(inline)
+			if err != nil {
+				return err
+			}
+			x.tables[c.table] = t
 		}
 	case config.MessageIs((*tcpv3.TcpProxy)(nil)):
 		m := new(tcpv3.TcpProxy)
@@ -114,48 +117,6 @@ func tcpClusters(m *tcpv3.TcpProxy) []string {
 	var names []string
 	for _, w := range m.GetWeightedClusters().GetClusters() {
 		names = append(names, w.GetName())
-	}
-	return names
-}
-
-func (x *index) addRouteTable(data []byte) error {
-	m := new(routev3.RouteConfiguration)
-	if err := proto.Unmarshal(data, m); err != nil {
-		return err
-	}
-	x.addRoutes(table{name: m.GetName()}, m)
-	return nil
-}
-
-func (x *index) addRoutes(t table, m *routev3.RouteConfiguration) {
-	for _, host := range m.GetVirtualHosts() {
-		for _, r := range host.GetRoutes() {
-			mark := mark(r.GetMetadata())
-			if mark == "" {
-				continue
-			}
-			p := place{table: t, host: host.GetName(), route: r.GetName()}
-			if action := r.GetRoute(); action != nil {
-				p.forwards = true
-				p.clusters = routeClusters(action)
-			}
-			x.routes[mark] = append(x.routes[mark], p)
-		}
-	}
-}
-
-// routeClusters are the clusters that a route may choose. A route that lets
-// the request name one (cluster_header, a specifier plugin) has none: no
-// cluster agrees with it.
-func routeClusters(a *routev3.RouteAction) []string {
-	if name := a.GetCluster(); name != "" {
-		return []string{name}
-	}
-	var names []string
-	for _, w := range a.GetWeightedClusters().GetClusters() {
-		if name := w.GetName(); name != "" {
-			names = append(names, name)
-		}
 	}
 	return names
 }

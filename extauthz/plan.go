@@ -25,6 +25,7 @@ type Plan struct {
 	byID      map[spiffeid.ID]*workload
 	byName    map[string]*workload
 	proxies   map[string]*index
+	tables    map[snapshot.Digest]*routeTable // of all proxies, by their bytes
 	// sources are those of evidence beside the SPIFFE ID's path; extension is
 	// among them, nil where the mesh names no OID.
 	sources   map[identity.EvidenceKind]identity.Evidence
@@ -49,6 +50,7 @@ func (s *Server) Prepare(snap *snapshot.Snapshot) (*Plan, error) {
 		byID:      map[spiffeid.ID]*workload{},
 		byName:    map[string]*workload{},
 		proxies:   map[string]*index{},
+		tables:    map[snapshot.Digest]*routeTable{},
 	}
 	for _, td := range p.mesh.TrustDomains {
 		p.trusted[td] = true
@@ -62,8 +64,9 @@ func (s *Server) Prepare(snap *snapshot.Snapshot) (*Plan, error) {
 			return nil, fmt.Errorf("workload %q: %w", w.Name, err)
 		}
 	}
+	shared := &tableStore{made: p.tables, before: s.force.Load().tables()}
 	for _, proxy := range snap.Proxies() {
-		x, err := newIndex(proxy, p.mesh, snap.Resource)
+		x, err := newIndex(proxy, p.mesh, snap.Resource, shared)
 		if err != nil {
 			return nil, err
 		}

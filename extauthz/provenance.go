@@ -7,6 +7,7 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc/metadata"
 
+	"meshseal/routes"
 	"meshseal/snapshot"
 )
 
@@ -77,8 +78,9 @@ func listenerOf(xs indexes, c carried) (*listener, *denial) {
 }
 
 // agree is the second half: address, chain, route and cluster are what the
-// marks stand for.
-func agree(xs indexes, l *listener, c carried, a *authv3.AttributeContext) (passage, *denial) {
+// marks stand for, and the request is one that takes that route. The values of
+// its headers are h's, each by itself.
+func agree(xs indexes, l *listener, c carried, a *authv3.AttributeContext, h routes.Headers) (passage, *denial) {
 	if d := agreeAddress(l, c, a); d != nil {
 		return passage{}, d
 	}
@@ -90,7 +92,7 @@ func agree(xs indexes, l *listener, c carried, a *authv3.AttributeContext) (pass
 	if ch.kind == kindTCP {
 		p.cluster, d = agreeTCP(xs, ch, c)
 	} else {
-		p.route, p.cluster, d = agreeHTTP(xs, ch, c)
+		p.route, p.cluster, d = agreeHTTP(xs, ch, c, matchable(a, h))
 	}
 	if d != nil {
 		return passage{}, d
@@ -129,26 +131,65 @@ func agreeChain(l *listener, c carried, a *authv3.AttributeContext) (chain, *den
 	return ch, nil
 }
 
-func agreeHTTP(xs indexes, ch chain, c carried) (route, cluster string, d *denial) {
+func agreeHTTP(xs indexes, ch chain, c carried, r *routes.Request) (route, cluster string, d *denial) {
 	if c.routeMark == "" {
 		return "", "", deny(RouteUnmarked, "no %s arrived; the route's name is %q", snapshot.HeaderRouteMark, c.route)
 	}
-	places := xs.routes(c.routeMark)
-	if len(places) == 0 {
-		return "", "", deny(RouteUnknown, "no route of this proxy has the mark %q; the route's name is %q", c.routeMark, c.route)
+	p, d := agreeRoute(xs, ch, c)
+	if d != nil {
+		return "", "", d
 	}
-	named := slices.DeleteFunc(slices.Clone(places), func(p place) bool { return p.route != c.route })
-	if len(named) == 0 {
-		return "", "", deny(RouteNameMismatch, "the mark stands for route %q, the name that arrived is %q", places[0].route, c.route)
+	if d := agreeRouteCluster(xs, p, c); d != nil {
+		return "", "", d
 	}
-	at := slices.IndexFunc(named, func(p place) bool { return p.table == ch.table })
-	if at < 0 {
-		return "", "", deny(RouteTableMismatch, "route %q stands in route table %s, filter chain %q uses %s", c.route, named[0].table, ch.name, ch.table)
-	}
-	if d := agreeRouteCluster(xs, named[at], c); d != nil {
+	if d := agreeMatch(xs, ch, c, r); d != nil {
 		return "", "", d
 	}
 	return c.route, c.cluster, nil
+}
+
+// agreeRoute finds the route of the mark in the table of the chain.
+func agreeRoute(xs indexes, ch chain, c carried) (place, *denial) {
+	for _, x := range xs {
+		if p, ok := x.place(ch.table, c.routeMark); ok {
+			if p.route != c.route {
+				return place{}, deny(RouteNameMismatch, "the mark stands for route %q, the name that arrived is %q", p.route, c.route)
+			}
+			return p, nil
+		}
+	}
+	p, t, ok := xs.elsewhere(c.routeMark)
+	switch {
+	case !ok:
+		return place{}, deny(RouteUnknown, "no route of this proxy has the mark %q; the route's name is %q", c.routeMark, c.route)
+	case p.route != c.route:
+		return place{}, deny(RouteNameMismatch, "the mark stands for route %q, the name that arrived is %q", p.route, c.route)
+	}
+	return place{}, deny(RouteTableMismatch, "route %q stands in route table %s, filter chain %q uses %s", c.route, t, ch.name, ch.table)
+}
+
+// agreeMatch matches the request again, against each sealed form of the table
+// in which the route stands: the one in force, and for the grace those that it
+// supersedes, whose other routes may differ.
+func agreeMatch(xs indexes, ch chain, c carried, r *routes.Request) *denial {
+	var first *denial
+	for _, x := range xs {
+		if _, ok := x.place(ch.table, c.routeMark); !ok {
+			continue
+		}
+		t, d := x.tables[ch.table], (*denial)(nil)
+		if t.match == nil {
+			d = deny(RouteUnmatchable, "%v", t.unmatchable)
+		} else if yes, what := t.takes(c.routeMark, r); yes {
+			return nil
+		} else {
+			d = deny(RouteNotMatched, "the request came by route %q; the one of route table %s that takes it: %s", c.route, ch.table, what)
+		}
+		if first == nil {
+			first = d
+		}
+	}
+	return first
 }
 
 func agreeRouteCluster(xs indexes, p place, c carried) *denial {

@@ -24,6 +24,7 @@ func (q *question) via(w *world, listener string) *question {
 
 // route sends the question by another route of orders.
 func (q *question) route(w *world, table, name, cluster string) *question {
+	q.path("/" + name)
 	q.set(snapshot.HeaderRoute, name, snapshot.HeaderRouteMark, w.fixture.marks["orders/route/"+table+"/"+name])
 	if cluster == "" {
 		return q.without(snapshot.HeaderCluster, snapshot.HeaderClusterMark)

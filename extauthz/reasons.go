@@ -83,6 +83,8 @@ const (
 	RouteNameMismatch   Reason = "ROUTE_NAME_MISMATCH"
 	RouteTableMismatch  Reason = "ROUTE_TABLE_MISMATCH"
 	RouteUnexpected     Reason = "ROUTE_UNEXPECTED"
+	RouteNotMatched     Reason = "ROUTE_NOT_MATCHED"
+	RouteUnmatchable    Reason = "ROUTE_UNMATCHABLE"
 	ClusterMissing      Reason = "CLUSTER_MISSING"
 	ClusterUnmarked     Reason = "CLUSTER_UNMARKED"
 	ClusterUnknown      Reason = "CLUSTER_UNKNOWN"

@@ -10,6 +10,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -216,6 +217,14 @@ var produced = map[extauthz.Reason]func(t *testing.T) (*world, *question){
 	extauthz.RouteUnexpected: func(t *testing.T) (*world, *question) {
 		w := newWorld(t)
 		return w, w.tcp().set(snapshot.HeaderRoute, "api")
+	},
+	extauthz.RouteNotMatched: varied(func(_ *world, q *question) { q.path("/admin") }),
+	extauthz.RouteUnmatchable: func(t *testing.T) (*world, *question) {
+		some := forward("api", "app")
+		some.Match = prefix("/api")
+		some.Match.DynamicMetadata = []*matcherv3.MetadataMatcher{{Filter: "x"}}
+		w := matching(t, some)
+		return w, w.honest()
 	},
 	extauthz.ClusterMissing:  varied(func(_ *world, q *question) { q.without(snapshot.HeaderCluster) }),
 	extauthz.ClusterUnmarked: varied(func(_ *world, q *question) { q.without(snapshot.HeaderClusterMark) }),

@@ -240,7 +240,7 @@ func (w *world) honest() *question {
 			Destination: &authv3.AttributeContext_Peer{Address: socketAddress("10.0.0.1", 8443)},
 			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
 				Id: "1", Method: "GET", Path: "/api?x=1", Host: "orders", Scheme: "https", Protocol: "HTTP/1.1",
-				Headers: map[string]string{":method": "GET", ":path": "/api?x=1", ":authority": "orders"},
+				Headers: map[string]string{":method": "GET", ":path": "/api?x=1", ":authority": "orders", "x-forwarded-proto": "https"},
 			}},
 		}},
 	}
@@ -271,8 +271,16 @@ func (w *world) outbound(by authv3.AuthorizationClient, proxy, listener, cluster
 		snapshot.HeaderCluster, cluster,
 		snapshot.HeaderClusterMark, w.fixture.marks[proxy+"/cluster/"+cluster],
 	)
+	q.path("/to-" + cluster)
 	q.req.Attributes.Source = &authv3.AttributeContext_Peer{}
 	q.req.Attributes.Destination = &authv3.AttributeContext_Peer{Address: pipe("/run/shop/" + listener + ".sock")}
+	return q
+}
+
+// path asks for another path.
+func (q *question) path(p string) *question {
+	h := q.req.Attributes.Request.Http
+	h.Path, h.Headers[":path"] = p, p
 	return q
 }
 
