@@ -139,6 +139,9 @@ func checkAuthorities(certs []*x509.Certificate) ([]*x509.Certificate, error) {
 		case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
 			return nil, fmt.Errorf("%w: authority %d (%s) lacks the keyCertSign usage", ErrBundle, i+1, clip(c.Subject.String()))
 		}
+		if err := checkLarge(c.PublicKey); err != nil {
+			return nil, fmt.Errorf("%w: authority %d (%s): %w", ErrBundle, i+1, clip(c.Subject.String()), err)
+		}
 		if !slices.ContainsFunc(kept, c.Equal) {
 			kept = append(kept, c)
 		}

@@ -63,6 +63,8 @@ var stricterRules = []stricter{
 		func(w *differential, chain []*x509.Certificate) bool {
 			return anyOf(w.withRoots(chain), rsaBelow2048)
 		}},
+	{"an RSA key of more than 8192 bits, or with an exponent above 65537", ownBound, "ErrCertificateMalformed", identity.ErrCertificateMalformed,
+		func(_ *differential, chain []*x509.Certificate) bool { return anyOf(chain, rsaAbove8192) }},
 	{"an ECDSA key on P-224", ownBound, "ErrChain", identity.ErrChain,
 		func(w *differential, chain []*x509.Certificate) bool { return anyOf(w.withRoots(chain), onP224) }},
 	{"a key that can sign nothing, such as X25519", ownBound, "ErrChain", identity.ErrChain,

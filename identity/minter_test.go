@@ -70,7 +70,7 @@ var choices = slices.Concat(
 	each(func(s *shape, critical bool) { s.extension, s.critical = []byte{5, 0}, critical }, true),
 	each(func(s *shape, times [2]int8) { s.from, s.to = times[0], times[1] }, [2]int8{0, 0}, [2]int8{1, 5}, [2]int8{-5, -1}, [2]int8{5, -5}),
 	each(func(s *shape, signer uint8) { s.signer = signer }, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13),
-	each(func(s *shape, key uint8) { s.key = key }, 1, 2, 3, 4, 5),
+	each(func(s *shape, key uint8) { s.key = key }, 1, 2, 3, 4, 5, 6),
 	each(func(s *shape, sent uint8) { s.sent = sent }, sentAlone, sentBackwards, sentWithRoots, sentNine, sentTwice),
 )
 
@@ -126,7 +126,7 @@ func newMinter(t testing.TB) *minter {
 			shop.Intermediate(t, noDepth).Intermediate(t),
 		},
 		keys: []crypto.PublicKey{
-			curve(t, elliptic.P256()), curve(t, elliptic.P224()), small.Public(), large.Public(), edwards,
+			curve(t, elliptic.P256()), curve(t, elliptic.P224()), small.Public(), large.Public(), rsaKey(t, 9000, 65537).Public(), edwards,
 		},
 	}
 }
@@ -279,6 +279,11 @@ func largerThan16KiB(c *x509.Certificate) bool { return len(c.Raw) > 16<<10 }
 func rsaBelow2048(c *x509.Certificate) bool {
 	k, ok := c.PublicKey.(*rsa.PublicKey)
 	return ok && k.N.BitLen() < 2048
+}
+
+func rsaAbove8192(c *x509.Certificate) bool {
+	k, ok := c.PublicKey.(*rsa.PublicKey)
+	return ok && (k.N.BitLen() > 8192 || k.E > 65537)
 }
 
 func onP224(c *x509.Certificate) bool {

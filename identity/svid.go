@@ -46,6 +46,15 @@ const (
 	minRSABits     = 2048
 )
 
+// Bounds of an RSA key that is computed with. Nothing else bounds the work: one
+// certificate of maxCertificate bytes can hold a key with which a single check
+// takes most of a second. 8192 is the bound of crypto/tls, and 65537 the exponent
+// that everybody uses.
+const (
+	maxRSABits     = 8192
+	maxRSAExponent = 65537
+)
+
 // SVID is an X.509-SVID that was verified. Only VerifySVID makes one; the zero
 // SVID is valid at no time.
 type SVID struct {
@@ -131,6 +140,9 @@ func checkBounds(chain []*x509.Certificate) error {
 		if c == nil || len(c.Raw) == 0 || len(c.Raw) > maxCertificate {
 			return fmt.Errorf("%w: a certificate is empty or has more than %d bytes", ErrCertificateMalformed, maxCertificate)
 		}
+		if err := checkLarge(c.PublicKey); err != nil {
+			return fmt.Errorf("%w: %w", ErrCertificateMalformed, err)
+		}
 	}
 	return nil
 }
@@ -212,8 +224,21 @@ func checkKey(c *x509.Certificate) error {
 	return checkPublicKey(c.PublicKey)
 }
 
-// checkPublicKey refuses what is too weak to sign or to be vouched for.
+// checkLarge refuses a key that costs too much to verify with.
+func checkLarge(key crypto.PublicKey) error {
+	k, ok := key.(*rsa.PublicKey)
+	if ok && (k.N.BitLen() > maxRSABits || k.E > maxRSAExponent) {
+		return fmt.Errorf("an RSA key of %d bits with the exponent %d, beyond %d and %d", k.N.BitLen(), k.E, maxRSABits, maxRSAExponent)
+	}
+	return nil
+}
+
+// checkPublicKey refuses what is too weak to sign or to be vouched for, and what
+// checkLarge refuses.
 func checkPublicKey(key crypto.PublicKey) error {
+	if err := checkLarge(key); err != nil {
+		return err
+	}
 	switch k := key.(type) {
 	case *rsa.PublicKey:
 		if k.N.BitLen() < minRSABits {
