@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,7 +80,7 @@ func (s *spireSync) run(ctx context.Context, file string, out, stderr io.Writer,
 	if err != nil {
 		return err
 	}
-	client, closeAll, err := openSPIRE(ctx, s.server, s.agent, func(err error) { fmt.Fprintln(stderr, "meshseal: workload API:", err) })
+	client, closeAll, err := openSPIRE(ctx, s.server, s.agent, stderr)
 	if err != nil {
 		return err
 	}
@@ -134,11 +135,20 @@ func (s *spireSync) tell(r spireResult, out io.Writer, format output) error {
 }
 
 // openSPIRE makes a client of a SPIRE server, with the SVID of a Workload API
-// for mutual TLS.
-func openSPIRE(ctx context.Context, server, agent string, onError func(error)) (*spire.Client, func(), error) {
+// for mutual TLS. What the Workload API says is written to stderr once.
+func openSPIRE(ctx context.Context, server, agent string, stderr io.Writer) (*spire.Client, func(), error) {
 	config := spire.ClientConfig{Server: server, Now: time.Now}
 	closeSource := func() {}
-	if agent != "" {
+	var told sync.Map
+	onError := func(err error) {
+		if _, before := told.LoadOrStore(err.Error(), true); !before {
+			fmt.Fprintln(stderr, "meshseal: workload API:", err)
+		}
+	}
+	switch socket := strings.HasPrefix(server, "unix:"); {
+	case socket && agent != "":
+		return nil, nil, errors.New("--workload-api is for --server host:port; the server's own socket takes no SVID")
+	case agent != "":
 		waiting, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		source, err := spire.Open(waiting, spire.Config{Address: agent, OnError: onError})
@@ -181,8 +191,12 @@ func (f *spireFile) read(now time.Time) (*snapshot.Snapshot, error) {
 			err = f.record.Keep(next)
 		}
 	}
-	if err != nil {
-		return nil, finding(fmt.Errorf("%s: %s: %w", f.path, snapshot.Code(err), err))
+	switch code := snapshot.Code(err); {
+	case err == nil:
+	case code == "": // the record cannot be kept
+		return nil, err
+	default:
+		return nil, finding(fmt.Errorf("%s: %s: %w", f.path, code, err))
 	}
 	f.last, f.taken = data, s
 	return s, nil

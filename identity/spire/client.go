@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"meshseal/identity"
 )
@@ -62,7 +65,7 @@ func NewClient(config ClientConfig) (*Client, error) {
 	switch path, isSocket := strings.CutPrefix(config.Server, "unix://"); {
 	case isSocket && strings.HasPrefix(path, "/"):
 		creds = insecure.NewCredentials()
-	case isSocket || strings.Contains(config.Server, "://") || !strings.Contains(config.Server, ":"):
+	case isSocket || !hasPort(config.Server):
 		return nil, fmt.Errorf("SPIRE server %q: give its socket as unix:///path, or host:port", config.Server)
 	case config.Identity == nil || config.Now == nil:
 		return nil, fmt.Errorf("SPIRE server %q: mutual TLS needs an SVID of the Workload API; name its socket", config.Server)
@@ -80,6 +83,13 @@ func NewClient(config ClientConfig) (*Client, error) {
 		return nil, fmt.Errorf("SPIRE server %q: %w", config.Server, err)
 	}
 	return &Client{name: config.Server, conn: conn, entries: entryv1.NewEntryClient(conn), bundles: bundlev1.NewBundleClient(conn)}, nil
+}
+
+// hasPort holds host:port: a slip such as unix:/path has a colon too.
+func hasPort(server string) bool {
+	host, port, err := net.SplitHostPort(server)
+	_, numeric := strconv.ParseUint(port, 10, 16)
+	return err == nil && numeric == nil && host != ""
 }
 
 // Close ends the connection.
@@ -275,5 +285,8 @@ func (c *Client) delete(ctx context.Context, ids []string) (*entryv1.BatchDelete
 }
 
 func (c *Client) failed(what string, err error) error {
+	if status.Code(err) == codes.PermissionDenied {
+		err = fmt.Errorf("%w: the SVID that is shown has to be that of an entry with admin (spire-server entry create -admin)", err)
+	}
 	return fmt.Errorf("SPIRE server %s: %s: %w", c.name, what, err)
 }

@@ -238,7 +238,7 @@ func TestServerThatRefusesIsAnErrorWithItsName(t *testing.T) {
 }
 
 func TestWhereAServerCanBe(t *testing.T) {
-	for _, bad := range []string{"", "unix://relative", "/run/api.sock", "http://host:1", "host", "host:8081"} {
+	for _, bad := range []string{"", "unix://relative", "/run/api.sock", "http://host:1", "unix:/run/api.sock", "host:", "host:http", ":8081", "host", "host:8081"} {
 		if _, err := NewClient(ClientConfig{Server: bad, Now: time.Now}); err == nil {
 			t.Errorf("%q was taken without an identity", bad)
 		}
