@@ -13,11 +13,11 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
-// Bounds of a token and of the audience that it has to have, in bytes.
-const (
-	maxToken    = 8 << 10
-	maxAudience = 2048
-)
+// MaxAudience is the longest audience that JWTConfig takes, in bytes.
+const MaxAudience = 2048
+
+// maxToken is the largest token that is looked at, in bytes.
+const maxToken = 8 << 10
 
 // jwtAlgorithms is those of JWT-SVID section 2.1.
 var jwtAlgorithms = []jose.SignatureAlgorithm{
@@ -50,8 +50,8 @@ type JWT struct {
 // NewJWT checks that everything is given.
 func NewJWT(c JWTConfig) (*JWT, error) {
 	switch {
-	case c.Audience == "" || len(c.Audience) > maxAudience:
-		return nil, fmt.Errorf("JWT-SVID: the audience is empty or longer than %d bytes", maxAudience)
+	case c.Audience == "" || len(c.Audience) > MaxAudience:
+		return nil, fmt.Errorf("JWT-SVID: the audience is empty or longer than %d bytes", MaxAudience)
 	case c.MaxAge <= 0:
 		return nil, fmt.Errorf("JWT-SVID: a maximal age of %s takes no token at all", c.MaxAge)
 	case c.Bundles == nil:

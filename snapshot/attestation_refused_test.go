@@ -19,6 +19,8 @@ func TestAttestationThatIsRefused(t *testing.T) {
 		says   string
 	}{
 		"an OID that is none":    {func(c *Content) { c.Mesh.Evidence.ExtensionOID = "1" }, "object identifier"},
+		"an OID of X.500":        {func(c *Content) { c.Mesh.Evidence.ExtensionOID = "2.5.29.17" }, "X.500"},
+		"an audience too long":   {func(c *Content) { c.Mesh.Evidence.JWT.Audience = strings.Repeat("a", identity.MaxAudience+1) }, "audience"},
 		"a JWT without header":   {func(c *Content) { c.Mesh.Evidence.JWT.Header = "" }, "header"},
 		"a header in upper case": {func(c *Content) { c.Mesh.Evidence.JWT.Header = "X-JWT" }, "header"},
 		"a JWT without audience": {func(c *Content) { c.Mesh.Evidence.JWT.Audience = "" }, "audience"},
@@ -192,8 +194,8 @@ func TestForms(t *testing.T) {
 			[]string{"", "Orders", "registry.example/Orders", "registry.example/orders:1", "orders@sha256", "/orders", "orders/", "a//b", "a..b", "a___b", "-a", "a-", "a b", "https://a/b", "registry.example:x/a", "a/b\n", "é/a", long + "aa"},
 		},
 		"OID": {ParseOID,
-			[]string{"1.3.6.1.4.1.55555.1", "2.999.1", "0.39", "1.39", "2.5.29.17", "2.2147483647"},
-			[]string{"", "1", "3.1", "1.40", "0.100", "1.2.", ".1.2", "1..2", "01.2", "1.02", "1.2.-3", "1.+2", "1.2.2147483648", "1.2.3 ", "1.a", "1." + strings.Repeat("1.", 200) + "1"},
+			[]string{"1.3.6.1.4.1.55555.1", "2.999.1", "0.39.1", "1.39.1", "2.2147483647.0"},
+			[]string{"", "1", "1.39", "2.5.29.17", "3.1.1", "1.40.1", "0.100.1", "1.2.", ".1.2", "1..2", "01.2", "1.02", "1.2.-3", "1.+2", "1.2.2147483648", "1.2.3 ", "1.a", "1." + strings.Repeat("1.", 200) + "1"},
 		},
 		"header": {ParseHeader,
 			[]string{"x-spiffe-jwt-svid", "authorization", "a"},

@@ -181,7 +181,7 @@ func checkEvidence(e EvidenceSettings) error {
 	if _, err := ParseHeader(e.JWT.Header); err != nil {
 		return err
 	}
-	if err := checkText("audience of JWT-SVIDs", e.JWT.Audience, maxText); err != nil {
+	if err := checkText("audience of JWT-SVIDs", e.JWT.Audience, identity.MaxAudience); err != nil {
 		return err
 	}
 	if age := e.JWT.MaxAge; age < time.Second || age > MaxJWTMaxAge || age%time.Second != 0 {

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"meshseal/identity"
 )
 
 // The grammar of an image's name, without tag and digest, as the OCI
@@ -90,17 +92,11 @@ func ParseHeader(s string) (string, error) {
 	return s, nil
 }
 
-// ParseOID reads a dotted object identifier. Its arcs are below 2^31, the
-// largest that a certificate's parser takes.
+// ParseOID reads the dotted object identifier of a certificate extension, by the
+// rules of identity.NewExtension: what is sealed can be looked at.
 func ParseOID(s string) (string, error) {
-	texts := strings.Split(s, ".")
-	arcs, bad := make([]int64, len(texts)), len(s) > maxName || len(texts) < 2
-	for i, text := range texts {
-		arc, err := strconv.ParseInt(text, 10, 32)
-		arcs[i], bad = arc, bad || err != nil || arc < 0 || strconv.FormatInt(arc, 10) != text
-	}
-	if bad || arcs[0] > 2 || arcs[0] < 2 && arcs[1] > 39 {
-		return "", fmt.Errorf("%q is not an object identifier such as 1.3.6.1.4.1.55555.1", clip(s))
+	if _, err := identity.NewExtension(s); err != nil {
+		return "", fmt.Errorf("%q: %w", clip(s), err)
 	}
 	return s, nil
 }

@@ -64,7 +64,7 @@ func drawAttestation(t *rapid.T, c *Content) {
 	e := &c.Mesh.Evidence
 	kinds := []EvidenceKind{identity.SPIREEntry}
 	if rapid.Bool().Draw(t, "extension") {
-		e.ExtensionOID = rapid.StringMatching(`[01]\.[1-3][0-9](\.[1-9][0-9]{0,3}){0,3}`).Draw(t, "oid")
+		e.ExtensionOID = rapid.StringMatching(`[01]\.[1-3][0-9](\.[1-9][0-9]{0,3}){1,3}`).Draw(t, "oid")
 		kinds = append(kinds, identity.X509Extension)
 	}
 	if rapid.Bool().Draw(t, "jwt") {
