@@ -43,6 +43,8 @@ var routeRules = []struct {
 	{`prefix: "/" query_parameters {name: "q" present_match: false}`, []string{"/", "/?x=q"}, []string{"/?q", "/?q=1"}},
 	{`prefix: "/" grpc {}`, []string{"/ content-type: application/grpc", "/ content-type: application/grpc+proto"},
 		[]string{"/ content-type: application/grpc-web", "/ content-type: application/grpc;a=b", "/ content-type: Application/grpc", "/"}},
+	{`prefix: "/" runtime_fraction {default_value {}}`, nil, []string{"/"}},
+	{`prefix: "/" runtime_fraction {default_value {numerator: 100}}`, []string{"/"}, nil},
 	{`path: "/a"`, []string{"/a", "/a?b", "//a", "/x/../a", "/./a", "/%61"}, []string{"/a/", "/A", "/a;b", "/a%20"}},
 	{`path: "/a" case_sensitive {}`, []string{"/a", "/A"}, []string{"/a/"}},
 	{`prefix: "/a"`, []string{"/a", "/ab", "/a/b", "/a;b"}, []string{"/", "/A", "/?/a"}},

@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"meshseal/policies"
@@ -34,7 +35,11 @@ func (repo *repository) guard(ctx context.Context, rules *policies.Guardrails, a
 	for i := range found {
 		found[i].At = byName[found[i].Proxy].place(found[i])
 	}
-	for _, f := range append(found, repo.unproven()...) {
+	unmatchable, err := repo.unmatchable()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, f := range slices.Concat(found, unmatchable, repo.unproven()) {
 		one := Finding{Finding: f, Waiver: j.waiver(f)}
 		if one.Waiver != nil {
 			one.WaiverAt = repo.waiverAt[waiverKey(*one.Waiver)]

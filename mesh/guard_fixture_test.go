@@ -76,6 +76,7 @@ address: {pipe: {path: /run/app/out.sock}} #out-address
 #out
 filter_chains:
 - name: http
+  #out-chain
   filters:
   - name: hcm
     typed_config:

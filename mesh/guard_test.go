@@ -55,6 +55,14 @@ func transcoder(fields string) string {
 	return filter("filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder", `, services: [a.B], proto_descriptor_bin: aaaa`+fields)
 }
 
+// jwtAndMatch is a provider of jwt_authn and what a route asks beside its path.
+func jwtAndMatch(provider, match string) hooks {
+	return hooks{
+		"#filter": filter("filters.http.jwt_authn.v3.JwtAuthentication", ", providers: {p: {local_jwks: {inline_string: x}"+provider+"}}"),
+		"#match":  "{prefix: /foo, " + match + "}",
+	}
+}
+
 // guardCase is, for a guardrail, what trips it and what comes close and does
 // not. A field is the end of the finding's field.
 type guardCase struct {
@@ -294,6 +302,29 @@ var guardCases = []guardCase{
 	{"SECRET_SOURCE", "in", "sds_config", hooks{"#chain": sdsTLS(sds + "app}}]}")}, nil},
 	{"SECRET_SOURCE", "in", "sds_config", hooks{"#chain": sdsTLS(sds + "meshseal-sds}}, {envoy_grpc: {cluster_name: app}}]}")}, nil},
 	{"SCOPED_ROUTES", "in", "scoped_routes", hooks{"#rds": "~scoped_routes: {name: x, scope_key_builder: {fragments: [{header_value_extractor: {name: a, index: 0}}]}, scoped_rds: {scoped_rds_config_source: {ads: {}}}}"}, nil},
+	{"ROUTE_UNMATCHABLE", "routes", "virtual_hosts[0].routes[0].match.runtime_fraction",
+		hooks{"#match": "{prefix: /foo, runtime_fraction: {default_value: {numerator: 10}}}"},
+		hooks{"#match": "{prefix: /foo, runtime_fraction: {default_value: {numerator: 0}}}"}},
+	{"ROUTE_UNMATCHABLE", "routes", "virtual_hosts[0].routes[0].match.dynamic_metadata",
+		hooks{"#match": "{prefix: /foo, dynamic_metadata: [{filter: a, path: [{key: k}], value: {present_match: true}}]}"},
+		hooks{"#match": "{prefix: /foo, headers: [{name: x-a, present_match: true}]}"}},
+	{"ROUTE_UNMATCHABLE", "routes", "virtual_hosts[0].routes[0].match.headers[1]",
+		hooks{"#match": "{prefix: /foo, headers: [{name: x-a, present_match: true}, {name: x-request-id, string_match: {exact: a}}]}"},
+		hooks{"#match": "{prefix: /foo, headers: [{name: x-request-id, present_match: true}]}"}},
+	{"ROUTE_UNMATCHABLE", "routes", "match.tls_context",
+		hooks{"#out-chain": "transport_socket: " + downstream("common_tls_context: {" + trustBundle + "}"), "#match": "{prefix: /foo, tls_context: {presented: true}}"},
+		hooks{"#match": "{prefix: /foo, tls_context: {presented: true}}"}},
+	{"ROUTE_UNMATCHABLE", "routes", "match.headers[0]", jwtAndMatch(", claim_to_headers: [{header_name: X-User, claim_name: sub}]", "headers: [{name: x-user, string_match: {exact: a}}]"),
+		jwtAndMatch(", claim_to_headers: [{header_name: X-User, claim_name: sub}]", "headers: [{name: x-other, string_match: {exact: a}}]")},
+	{"ROUTE_UNMATCHABLE", "routes", "match.headers[0]", jwtAndMatch(", forward_payload_header: x-payload", "headers: [{name: x-payload, present_match: true}]"), nil},
+	{"ROUTE_UNMATCHABLE", "routes", "match.headers[0]", jwtAndMatch("", "headers: [{name: authorization, present_match: true}]"),
+		jwtAndMatch(", forward: true", "headers: [{name: authorization, present_match: true}]")},
+	{"ROUTE_UNMATCHABLE", "routes", "match.headers[0]", jwtAndMatch(", from_headers: [{name: x-token}]", "headers: [{name: x-token, present_match: true}]"),
+		jwtAndMatch(", from_headers: [{name: x-token}]", "headers: [{name: authorization, present_match: true}]")},
+	{"ROUTE_UNMATCHABLE", "routes", "match.query_parameters[0]", jwtAndMatch(", from_params: [t]", "query_parameters: [{name: t, present_match: true}]"),
+		jwtAndMatch(", from_params: [t]", "query_parameters: [{name: q, present_match: true}]")},
+	{"ROUTE_UNMATCHABLE", "routes", "match.headers[0]", jwtAndMatch(", from_params: [t]", `headers: [{name: ":path", string_match: {contains: t}}]`), nil},
+	{"ROUTE_UNMATCHABLE", "routes", "", jwtAndMatch(", forward_payload_header: cookie", "cookies: [{name: a, string_match: {exact: b}}]"), nil},
 	{"VHDS", "routes", "vhds", hooks{"#table": "vhds: {config_source: {ads: {}}}"}, nil},
 	{"ECDS", "in", "config_discovery", hooks{"#filter": "- {name: a, config_discovery: {config_source: {ads: {}}, type_urls: [" + ext + "filters.http.cors.v3.Cors]}}"}, nil},
 	{"GOOGLE_GRPC", "in", "google_grpc",

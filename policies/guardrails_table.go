@@ -130,6 +130,9 @@ var guardrailRules = []Rule{
 	{Code: "ROUTE_SPECIFIER", Title: "A plugin changes the route",
 		Text: "Which route a request takes is decided by code that the seal does not describe.",
 		Mend: "remove route_specifiers and write the routes out"},
+	{Code: routeUnmatchableCode, Title: "A match that cannot be checked again",
+		Text: "Each request is matched again against its sealed route, so that a route that was changed in an Envoy carries nothing else. What a check does not say (metadata, filter state, a share of the requests) and what jwt_authn changes in between cannot be matched again: honest requests would be denied.",
+		Mend: "match on what docs/routes.md lists; use weighted_clusters in place of runtime_fraction, and let the policy judge what jwt_authn says of a token"},
 	{Code: "SCOPED_ROUTES", Title: "Scoped route tables",
 		Text: "Scopes come by an API that no seal covers.",
 		Mend: "use rds with one route table"},
@@ -192,10 +195,11 @@ var guardrailRules = []Rule{
 		Mend: "remove the waiver and mend what it was for, or correct the rule's code"},
 }
 
-// The codes of the rules that no Rego finds: workloads and waivers are judged
-// by package mesh, which holds findings against waivers.
+// The codes of the rules that no Rego finds: workloads, matches of routes and
+// waivers are judged by package mesh, which holds findings against waivers.
 const (
-	digestUnprovenCode = "DIGEST_UNPROVEN"
-	waiverExpiredCode  = "WAIVER_EXPIRED"
-	waiverRefusedCode  = "WAIVER_REFUSED"
+	digestUnprovenCode   = "DIGEST_UNPROVEN"
+	routeUnmatchableCode = "ROUTE_UNMATCHABLE"
+	waiverExpiredCode    = "WAIVER_EXPIRED"
+	waiverRefusedCode    = "WAIVER_REFUSED"
 )

@@ -35,7 +35,7 @@ func TestGuardrailTableHasTheRulesOfTheRego(t *testing.T) {
 		if r.Title == "" || r.Text == "" || r.Mend == "" {
 			t.Errorf("%s: the table says too little: %+v", r.Code, r)
 		}
-		if !strings.HasPrefix(r.Code, "WAIVER_") && r.Code != digestUnprovenCode {
+		if !strings.HasPrefix(r.Code, "WAIVER_") && r.Code != digestUnprovenCode && r.Code != routeUnmatchableCode {
 			inTable = append(inTable, r.Code)
 		}
 	}

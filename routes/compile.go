@@ -73,6 +73,7 @@ type route struct {
 	cookies   []cookie
 	grpc      bool
 	presented want // tls_context.presented
+	never     bool // runtime_fraction of nothing
 }
 
 type want uint8
@@ -146,6 +147,9 @@ func (c *compiler) host(v *routev3.VirtualHost, ignoreSemi bool) host {
 func (c *compiler) route(r *routev3.Route) route {
 	m := r.GetMatch()
 	out := route{name: r.GetName(), grpc: m.GetGrpc() != nil}
+	if f := m.GetRuntimeFraction(); f != nil {
+		out.never = f.GetDefaultValue().GetNumerator() == 0
+	}
 	c.path(&out.path, m)
 	if out.grpc {
 		c.names["content-type"] = true
@@ -224,7 +228,7 @@ func (c *compiler) path(out *pathMatch, m *routev3.RouteMatch) {
 // unanswerable refuses what no CheckRequest answers.
 func (c *compiler) unanswerable(r *routev3.Route) {
 	m := r.GetMatch()
-	if f := m.GetRuntimeFraction(); f != nil && !whole(f.GetDefaultValue()) {
+	if f := m.GetRuntimeFraction(); f != nil && !whole(f.GetDefaultValue()) && f.GetDefaultValue().GetNumerator() > 0 {
 		c.refuse("match.runtime_fraction", errors.New("a share of the requests takes the route, and nothing says which; use weighted_clusters"))
 	}
 	if len(m.GetDynamicMetadata()) > 0 {

@@ -108,7 +108,7 @@ func (h *host) find(r *Request, p *path) int {
 }
 
 func (x *route) takes(r *Request, p *path) bool {
-	if !x.path.match(r, p) {
+	if x.never || !x.path.match(r, p) {
 		return false
 	}
 	if x.grpc && !isGRPC(r) {
