@@ -80,12 +80,12 @@ var hosts atomic.Uint32
 // anything else on this machine, uses. Each listener of a test gets one of its
 // own and a fixed port, instead of racing others for a free port.
 func Host() string {
-	n := hosts.Add(1)
-	if n > 255 {
-		panic("meshtest: more than 255 loopback addresses asked for")
+	n := int(hosts.Add(1)) - 1
+	if n >= 3*255 {
+		panic("meshtest: more than 765 loopback addresses asked for")
 	}
 	pid := os.Getpid()
-	return fmt.Sprintf("127.%d.%d.%d", 64+pid/251%64, 1+pid%251, n)
+	return fmt.Sprintf("127.%d.%d.%d", 64+64*(n/255)+pid/251%64, 1+pid%251, 1+n%255)
 }
 
 // Dir returns a new folder with a short path: the path of a Unix socket may
