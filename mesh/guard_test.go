@@ -312,7 +312,7 @@ var guardCases = []guardCase{
 		hooks{"#match": "{prefix: /foo, headers: [{name: x-a, present_match: true}, {name: x-request-id, string_match: {exact: a}}]}"},
 		hooks{"#match": "{prefix: /foo, headers: [{name: x-request-id, present_match: true}]}"}},
 	{"ROUTE_UNMATCHABLE", "routes", "match.tls_context",
-		hooks{"#out-chain": "transport_socket: " + downstream("common_tls_context: {" + trustBundle + "}"), "#match": "{prefix: /foo, tls_context: {presented: true}}"},
+		hooks{"#out-chain": "transport_socket: " + downstream("common_tls_context: {"+trustBundle+"}"), "#match": "{prefix: /foo, tls_context: {presented: true}}"},
 		hooks{"#match": "{prefix: /foo, tls_context: {presented: true}}"}},
 	{"ROUTE_UNMATCHABLE", "routes", "match.headers[0]", jwtAndMatch(", claim_to_headers: [{header_name: X-User, claim_name: sub}]", "headers: [{name: x-user, string_match: {exact: a}}]"),
 		jwtAndMatch(", claim_to_headers: [{header_name: X-User, claim_name: sub}]", "headers: [{name: x-other, string_match: {exact: a}}]")},
