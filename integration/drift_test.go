@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,7 +169,7 @@ func TestEditedBehindMeshsealsBack(t *testing.T) {
 	}
 	var otherMark *corev3.Metadata // of the route "other"
 	for _, c := range []struct {
-		name, reason string
+		name, reason string // a reason may have the path behind it
 		edit         func(proto.Message)
 	}{
 		{"nothing", "", func(proto.Message) {}},
@@ -215,6 +216,30 @@ func TestEditedBehindMeshsealsBack(t *testing.T) {
 				l.FilterChains[0].Name = "renamed"
 			}
 		}},
+		{"the route matches more", "ROUTE_NOT_MATCHED /elsewhere", func(m proto.Message) {
+			if r := items(m); r != nil {
+				r.Match.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: "/"}
+			}
+		}},
+		{"the route matches more, and what is sealed for it still passes", " /items/1", func(m proto.Message) {
+			if r := items(m); r != nil {
+				r.Match.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: "/"}
+			}
+		}},
+		{"an earlier route is gone", "ROUTE_NOT_MATCHED /secret/1", func(m proto.Message) {
+			if r := items(m); r != nil {
+				r.Match.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: "/"}
+				host := m.(*routev3.RouteConfiguration).VirtualHosts[0]
+				host.Routes = slices.DeleteFunc(host.Routes, func(r *routev3.Route) bool { return r.Name == "secret" })
+			}
+		}},
+		{"the order of the routes", "ROUTE_NOT_MATCHED /secret/1", func(m proto.Message) {
+			if r := items(m); r != nil {
+				r.Match.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: "/"}
+				host := m.(*routev3.RouteConfiguration).VirtualHosts[0]
+				host.Routes = append([]*routev3.Route{r}, host.Routes...)
+			}
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.app.Forget()
@@ -223,10 +248,14 @@ func TestEditedBehindMeshsealsBack(t *testing.T) {
 			socket := filepath.Join(filepath.Dir(config), "second.sock")
 			meshtest.ServeEdited(t, socket, meshtest.Dumped(t, dump), c.edit)
 			envoy := meshtest.StartEnvoy(t, meshtest.PointAt(t, config, socket), admin)
-			if c.reason == "" {
-				wantAnswer(t, s.client(t), s.url("/items/1"), 200, "")
+			reason, path, ok := strings.Cut(c.reason, " ")
+			if !ok {
+				path = "/items/1"
+			}
+			if reason == "" {
+				wantAnswer(t, s.client(t), s.url(path), 200, "")
 			} else {
-				wantAnswer(t, s.client(t), s.url("/items/1"), 403, c.reason)
+				wantAnswer(t, s.client(t), s.url(path), 403, reason)
 				if n := len(s.app.Seen()) + len(s.other.Seen()); n != 0 {
 					t.Errorf("the backends saw %d requests", n)
 				}
