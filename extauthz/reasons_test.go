@@ -292,7 +292,8 @@ func TestReasons(t *testing.T) {
 			if want := string(info.Reason) + " " + r.DecisionID + "\n"; d.GetBody() != want {
 				t.Errorf("body %q, wanted %q", d.GetBody(), want)
 			}
-			if d.GetStatus().GetCode() != 403 || len(d.GetHeaders()) != 2 || answer.GetDynamicMetadata() != nil {
+			if d.GetStatus().GetCode() != 403 || len(d.GetHeaders()) != 2 ||
+				len(answer.GetDynamicMetadata().GetFields()) != 1 || answer.GetDynamicMetadata().GetFields()["decision_id"].GetStringValue() != r.DecisionID {
 				t.Errorf("more than reason and id in the answer: %v", answer)
 			}
 		})

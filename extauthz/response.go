@@ -1,12 +1,14 @@
 package extauthz
 
 import (
+	"maps"
 	"slices"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"meshseal/policies"
 )
@@ -35,7 +37,7 @@ func respond(d Decision) *authv3.CheckResponse {
 			QueryParametersToSet:    queryParameters(r.QueryParametersToSet),
 			QueryParametersToRemove: r.QueryParametersToRemove,
 		}},
-		DynamicMetadata: r.DynamicMetadata,
+		DynamicMetadata: withID(r.DynamicMetadata, d.id),
 	}
 }
 
@@ -58,6 +60,19 @@ func denied(d Decision) *authv3.CheckResponse {
 			Headers: headers,
 			Body:    body,
 		}},
-		DynamicMetadata: own.DynamicMetadata,
+		DynamicMetadata: withID(own.DynamicMetadata, d.id),
 	}
+}
+
+// withID is what the policy puts into the dynamic metadata, and the decision's
+// ID beside it, so that Envoy's access log can name the record:
+// %DYNAMIC_METADATA(envoy.filters.http.ext_authz:decision_id)%. The name is that
+// of opa-envoy-plugin.
+func withID(policy *structpb.Struct, id string) *structpb.Struct {
+	fields := maps.Clone(policy.GetFields())
+	if fields == nil {
+		fields = map[string]*structpb.Value{}
+	}
+	fields["decision_id"] = structpb.NewStringValue(id)
+	return &structpb.Struct{Fields: fields}
 }

@@ -58,7 +58,9 @@ func TestAllowCarriesOutThePolicy(t *testing.T) {
 	if diff := cmp.Diff([]string{"token"}, ok.GetQueryParametersToRemove()); diff != "" {
 		t.Error(diff)
 	}
-	who := &structpb.Struct{Fields: map[string]*structpb.Value{"who": structpb.NewStringValue("web")}}
+	who := &structpb.Struct{Fields: map[string]*structpb.Value{
+		"who": structpb.NewStringValue("web"), "decision_id": structpb.NewStringValue(w.records.last(t).DecisionID),
+	}}
 	if diff := cmp.Diff(who, answer.GetDynamicMetadata(), protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}

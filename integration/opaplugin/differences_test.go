@@ -127,7 +127,6 @@ var answerCases = map[string][]*authv3.CheckRequest{
 	ownHeaders.name:      {decided(`{"allowed":false}`), decided(`{"allowed":false,"body":"no","headers":{"a":"b"}}`)},
 	booleanAnswer.name:   {decided(`true`), decided(`false`)},
 	headerOptions.name:   {decided(`{"allowed":true,"headers":{"X-User":["a","b"]}}`), decided(`{"allowed":false,"headers":{"X-User":["a","b"]}}`)},
-	decisionID.name:      {decided(`{"allowed":true}`), decided(`{"allowed":false,"dynamic_metadata":{"decision_id":"mine"}}`)},
 }
 
 // otherCases show differences that are none of one request.
@@ -202,6 +201,7 @@ func showBuiltinError(t *testing.T, _ *pair) {
 	}
 	s := startServer(t, rego, entry)
 	req.GetAttributes().GetSource().Certificate = s.certificate
+	forwarded(req.GetAttributes().GetRequest().GetHttp())
 	if ours, err := s.check(req); err != nil || ours.GetStatus().GetMessage() != "POLICY_ERROR" {
 		t.Errorf("meshseal: %v, %v", ours, err)
 	}

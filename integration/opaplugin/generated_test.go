@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/open-policy-agent/opa-envoy-plugin/envoyauth"
@@ -91,6 +92,7 @@ func (p *pair) sameAnswer(t testing.TB, req *authv3.CheckRequest, decision strin
 	if source := req.GetAttributes().GetSource(); source != nil {
 		source.Certificate = p.server.certificate
 	}
+	forwarded(req.GetAttributes().GetRequest().GetHttp())
 	ours, err := p.server.check(req)
 	if err != nil {
 		t.Fatalf("meshseal answered with a gRPC error: %v", err)
@@ -144,6 +146,22 @@ func TestGeneratedRequests(t *testing.T) {
 		if met[name] < least {
 			t.Errorf("%d requests are %q, fewer than %d: the generator has lost them", met[name], name, least)
 		}
+	}
+}
+
+// forwarded adds the header without which Envoy finds no route, and which it
+// sets itself.
+func forwarded(h *authv3.AttributeContext_HttpRequest) {
+	const name = "x-forwarded-proto"
+	switch {
+	case h == nil:
+	case h.GetHeaderMap() != nil:
+		h.HeaderMap.Headers = append(h.HeaderMap.Headers, &corev3.HeaderValue{Key: name, RawValue: []byte("https")})
+	default:
+		if h.Headers == nil {
+			h.Headers = map[string]string{}
+		}
+		h.Headers[name] = "https"
 	}
 }
 

@@ -50,7 +50,6 @@ var (
 	ownHeaders    = row{"reason-of-a-denial", "a denial has only what the policy gave it", "also `x-meshseal-reason` and `x-meshseal-decision`, and both in the body if the policy gave none"}
 	booleanAnswer = row{"boolean-answer", "a boolean is a status alone", "and an `OkHttpResponse` or a `DeniedHttpResponse`"}
 	headerOptions = row{"header-options", "headers are as the policy wrote them; whether one replaces or is added is left to Envoy", "in lower case; the first value of a name replaces, further ones are added, and headers of a response are added"}
-	decisionID    = row{"decision-id", "the dynamic metadata has `decision_id`", "has what the policy gave; the ID is in the record and in `x-meshseal-decision`"}
 	versionTwo    = row{"ext-authz-v2", "the v2 API of ext_authz is served", "v3 alone, as of Envoy since 1.17"}
 )
 
@@ -58,5 +57,5 @@ var rows = []row{
 	rawHeaders, capitals, typeElsewhere, partialBody, anyOfSet,
 	noAttributes, noRequestLine, notUTF8, malformedType, keyTwice, trailingNull, tooDeep, hugeNumbers, openMultipart, manyParts, secondMessage, largeMessage,
 	unusedField, malformedHeader, steeringHeader, queryCharacters, denialStatus, builtinError, refusedFunction,
-	errorDenies, badRequest, ownHeaders, booleanAnswer, headerOptions, decisionID, versionTwo,
+	errorDenies, badRequest, ownHeaders, booleanAnswer, headerOptions, versionTwo,
 }
