@@ -96,6 +96,9 @@ func FuzzCheck(f *testing.F) {
 		if w.isOutbound(md) {
 			return
 		}
+		if !strings.HasPrefix(a.GetRequest().GetHttp().GetPath(), "/api") {
+			t.Errorf("allowed by a route that does not take %q", a.GetRequest().GetHttp().GetPath())
+		}
 		if !w.isWeb(a.GetSource().GetCertificate()) || a.GetRequest().GetHttp().GetMethod() != "GET" {
 			t.Errorf("allowed a caller that proved nothing: %v", req)
 		}
