@@ -50,27 +50,33 @@ func Sync(ctx context.Context, server Server, wanted Wanted, now time.Time) (Rep
 // Apply takes the steps of plan: it creates, replaces, then deletes. A step
 // that fails does not keep the others from being taken, but an entry whose
 // SPIFFE ID is still wanted and has no new entry stays (ErrHeldBack). An error
-// says that server stopped to answer: what was not taken has it in its place.
+// says that server did not answer a call: what was not taken has it in its place.
+// The calls after it are tried all the same, as what is revoked has to go also
+// where nothing can be created.
 func Apply(ctx context.Context, server Server, plan Plan) (Report, error) {
 	r := Report{Plan: plan, Errs: make([]error, len(plan.Steps)), taken: map[int]bool{}}
 	by := map[Action][]int{}
 	for i, s := range plan.Steps {
 		by[s.Action] = append(by[s.Action], i)
 	}
+	var failed error
 	for _, phase := range []struct {
 		take  func(ctx context.Context, server Server, steps []int) error
 		steps []int
 	}{{r.create, by[Create]}, {r.clear, by[Replace]}, {r.create, by[Replace]}, {r.delete, by[Delete]}} {
-		if err := phase.take(ctx, server, phase.steps); err != nil {
-			for _, i := range slices.Concat(by[Replace], by[Delete]) {
-				if r.Errs[i] == nil && !r.taken[i] {
-					r.Errs[i] = err
-				}
-			}
-			return r, err
+		if err := phase.take(ctx, server, phase.steps); err != nil && failed == nil {
+			failed = err
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	return r, nil
+	for _, i := range slices.Concat(by[Replace], by[Delete]) {
+		if failed != nil && r.Errs[i] == nil && !r.taken[i] {
+			r.Errs[i] = failed
+		}
+	}
+	return r, failed
 }
 
 // create creates the entries of steps, but for those that failed already.
