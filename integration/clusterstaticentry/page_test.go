@@ -234,3 +234,41 @@ func TestPageCommands(t *testing.T) {
 		t.Errorf("%d commands made %d administrators and %d aliases: %v", len(blocks), admins, nodes, s.Entries())
 	}
 }
+
+// TestPageDeployment: what the container of spire-sync is started with registers
+// the workload of the page, at a server that takes it for an administrator by the
+// flag of its entry alone.
+func TestPageDeployment(t *testing.T) {
+	deployments := of[*appsv1.Deployment](manifests(t))
+	at := slices.IndexFunc(deployments, func(d *appsv1.Deployment) bool { return d.Name == "spire-sync" })
+	if at < 0 {
+		t.Fatal("the page has no Deployment spire-sync")
+	}
+	snap := build(t, file(t, "workloads/orders.yaml"))
+	s := spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain})
+	agent := s.StartAgent(spiretest.AgentConfig{})
+	here := strings.NewReplacer("/etc/meshseal/signer.pub", snap.key+".pub", "/var/lib/meshseal/record.json", snap.snapshot+".record",
+		"/var/lib/meshseal/mesh.snapshot", snap.snapshot, "spire-server.spire:8081", fmt.Sprintf("%s:%d", s.Host, s.Port),
+		"unix:///run/spire/agent.sock", "unix://"+agent.Socket)
+	cmd := meshtest.Meshseal(t)
+	for _, arg := range deployments[at].Spec.Template.Spec.Containers[0].Args {
+		cmd.Args = append(cmd.Args, here.Replace(arg))
+	}
+	path, err := filepath.Abs(cmd.Path)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.CreateEntry(spiretest.Entry{SPIFFEID: s.ID("/spire-sync"), Selectors: spiretest.ProgramOf(t, path).Selectors(), Admin: true})
+	meshtest.Start(t, cmd).Eventually("the entry of the page is registered", func() error {
+		wanted := snap.entries(t)
+		for _, e := range s.Entries() {
+			if e.SPIFFEID == wanted[0].SPIFFEID {
+				return nil
+			}
+		}
+		return fmt.Errorf("there is no entry for %s", wanted[0].SPIFFEID)
+	})
+}

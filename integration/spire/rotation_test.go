@@ -37,7 +37,12 @@ func TestSPIREBundleRotation(t *testing.T) {
 		if n%25 < 5 {
 			client.Close(conn) // a client has to open connections anew before its SVID ends
 		}
-		return errors.Join(got(client.Get(w.app(conn, "/items/1")), 200, ""), got(client.Get(w.viaEnvoy("out", "/items/2")), 200, ""))
+		err := errors.Join(got(client.Get(w.app(conn, "/items/1")), 200, ""), got(client.Get(w.viaEnvoy("out", "/items/2")), 200, ""))
+		if err != nil {
+			now := client.Newest()
+			err = fmt.Errorf("%w; the client's SVID ends at %s, its call of the Workload API ended with %q", err, now.NotAfter.Format(time.TimeOnly), now.Interrupted)
+		}
+		return err
 	}
 	stays := func(while string, d time.Duration) {
 		t.Helper()

@@ -54,7 +54,7 @@ const ordersSPIRE = "spire: {unix: {path: /opt/orders, user: orders}, x509_svid_
 
 func newRegistry(t *testing.T) *registry {
 	t.Helper()
-	r := &registry{t: t, dir: spiretest.Dir(t), SPIRE: spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain, Admins: []string{"spiffe://shop.test/admin"}})}
+	r := &registry{t: t, dir: spiretest.Dir(t), SPIRE: spiretest.StartServer(t, spiretest.ServerConfig{TrustDomain: domain})}
 	r.snapshot = r.dir + "/mesh.snapshot"
 	files := map[string]string{}
 	for name, text := range shop {

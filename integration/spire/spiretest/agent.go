@@ -12,8 +12,6 @@ type AgentConfig struct {
 	// Attestors are its WorkloadAttestor plugins, in HCL. The unix one with the
 	// path and digest of the workload's binary if it is empty.
 	Attestors string
-	// Settings are further lines of the agent's section.
-	Settings string
 }
 
 // Agent is a real SPIRE agent, attested to its server by a join token. Its
@@ -48,14 +46,13 @@ agent {
   trust_bundle_path = %[5]q
   join_token = %[6]q
   experimental { sync_interval = "1s" }
-  %[7]s
 }
 plugins {
   NodeAttestor "join_token" { plugin_data {} }
   KeyManager "disk" { plugin_data { directory = "%[1]s/data" } }
-  %[8]s
+  %[7]s
 }
-`, dir, s.Host, s.Port, s.TrustDomain, s.bundleFile(dir), s.Token(), c.Settings, c.Attestors))
+`, dir, s.Host, s.Port, s.TrustDomain, s.bundleFile(dir), s.Token(), c.Attestors))
 	a.Start()
 	return a
 }
@@ -64,15 +61,6 @@ plugins {
 func (a *Agent) Start() {
 	a.t.Helper()
 	a.Process = start(a.t, a.Socket, "spire-agent", "run", "-config", a.Dir+"/agent.conf")
-}
-
-// Restart stops the agent and starts it again.
-func (a *Agent) Restart() {
-	a.t.Helper()
-	if err := a.Stop(); err != nil {
-		a.t.Fatalf("spire-agent: %v", err)
-	}
-	a.Start()
 }
 
 // downstream registers a server below this agent's and returns the plugin with

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"meshseal/internal/meshtest"
 )
@@ -15,23 +14,15 @@ import (
 // ServerConfig is what tests change about a server.
 type ServerConfig struct {
 	TrustDomain string
-	// X509TTL and JWTTTL are the lifetimes of SVIDs whose entry says nothing: a
-	// minute. The server backdates SVIDs by 10 s, and an agent renews at half of
-	// the life, so what lives no longer than that is renewed at every sync.
-	X509TTL, JWTTTL time.Duration
-	// CATTL is the life of the server's signing certificate: a day. A short one
-	// makes it prepare the next at half of it and use that at five sixths.
-	CATTL time.Duration
-	// Admins are the SPIFFE IDs that may use the server's API over mutual TLS.
-	Admins []string
 	// Upstream, if set, is the agent of another server of this trust domain, from
 	// which this one gets its signing certificate: an intermediate.
 	Upstream *Agent
-	// Settings are further lines of the server's section.
-	Settings string
 }
 
-// Server is a real SPIRE server. Its state outlives Stop and Start.
+// Server is a real SPIRE server. SVIDs whose entry says nothing live a minute. It
+// backdates SVIDs by 10 s, and an agent renews at half of the life, so what lives
+// no longer than that is renewed at every sync. Its state outlives
+// Stop and Start.
 type Server struct {
 	*meshtest.Process
 	t           meshtest.T
@@ -55,10 +46,6 @@ func StartServer(t meshtest.T, c ServerConfig) *Server {
 	if c.Upstream != nil {
 		upstream = c.Upstream.downstream(s)
 	}
-	admins, err := json.Marshal(append([]string{}, c.Admins...))
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
 	if err := os.Mkdir(dir+"/data", 0o700); err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -71,47 +58,28 @@ server {
   data_dir = "%[1]s/data"
   log_level = "DEBUG"
   ca_key_type = "ec-p256"
-  ca_ttl = %[5]q
+  ca_ttl = "24h"
   agent_ttl = "1h"
-  default_x509_svid_ttl = %[6]q
-  default_jwt_svid_ttl = %[7]q
-  admin_ids = %[8]s
+  default_x509_svid_ttl = "1m"
+  default_jwt_svid_ttl = "1m"
   ratelimit { attestation = false signing = false }
   experimental { cache_reload_interval = "1s" }
-  %[9]s
 }
 plugins {
   DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "%[1]s/data/db.sqlite3" } }
   KeyManager "disk" { plugin_data { keys_path = "%[1]s/data/keys.json" } }
   NodeAttestor "join_token" { plugin_data {} }
-  %[10]s
+  %[5]s
 }
-`, dir, s.Host, s.Port, c.TrustDomain, or(c.CATTL, 24*time.Hour), or(c.X509TTL, time.Minute), or(c.JWTTTL, time.Minute),
-		admins, c.Settings, upstream))
+`, dir, s.Host, s.Port, c.TrustDomain, upstream))
 	s.Start()
 	return s
-}
-
-func or(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return d
 }
 
 // Start starts the server, again after it was stopped.
 func (s *Server) Start() {
 	s.t.Helper()
 	s.Process = start(s.t, s.Socket, "spire-server", "run", "-config", s.Dir+"/server.conf")
-}
-
-// Restart stops the server and starts it again.
-func (s *Server) Restart() {
-	s.t.Helper()
-	if err := s.Stop(); err != nil {
-		s.t.Fatalf("spire-server: %v", err)
-	}
-	s.Start()
 }
 
 // ID is the SPIFFE ID of a path in the server's trust domain.
