@@ -278,6 +278,7 @@ func TestEvidenceOfOutbound(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	e.wants(t, ask(webSVID()), extauthz.EvidenceJWTSubject)
+	e.wants(t, ask("spiffe://shop.test/ns/shop/orders/sha256/"+image("the application beside that Envoy").Hex()), extauthz.EvidenceJWTSubject)
 	e.wants(t, e.outbound(by, "orders", "out", "payments"), extauthz.EvidenceJWTMissing)
 	e.wants(t, ask(full).asking(e.orders), extauthz.EvidenceExtensionMissing)
 	e.wants(t, ask(full).asking(e.over("orders")), extauthz.EvidenceMissing)
