@@ -59,12 +59,9 @@ func TestSPIREGuide(t *testing.T) {
 		}
 		t.Fatalf("after %s: %v\n%s", time.Since(begin), err, out)
 	}
-	for _, want := range []string{"create", "spiffe://hello.test/client/sha256/", "no identity issued", "DIGEST_REVOKED", "unix:sha256:"} {
+	for _, want := range []string{"create", "spiffe://hello.test/client/sha256/", "nothing for the changed client", "DIGEST_REVOKED", "unix:sha256:"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the page does not lead to %q:\n%s", want, out)
 		}
-	}
-	if strings.Count(string(out), "no identity issued") < 1 {
-		t.Errorf("the changed program got an identity:\n%s", out)
 	}
 }

@@ -24,7 +24,8 @@ func unproven(w *world, files map[string]string) {
 // TestSPIRETakeover: a workload of a SPIRE that exists, whose entry carries no
 // digest, calls by a waiver and is shown as unproven; spire sync says what would
 // prove it. Registered, it has both identities; without the old entry it is
-// proven; and without the waiver the old SVID is refused.
+// proven; and without the waiver the old SVID is refused, and an entry that
+// gives it is a finding.
 func TestSPIRETakeover(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, edited(lasting), edited(unproven))
@@ -69,10 +70,18 @@ func TestSPIRETakeover(t *testing.T) {
 	if err := got(w.steal(before, "/items/before"), 200, ""); err != nil {
 		t.Errorf("the SVID without a digest while the waiver stands: %v", err)
 	}
+	byHand = w.SPIRE.CreateEntry(spiretest.Entry{SPIFFEID: base("client"), Selectors: []string{"unix:uid:4294967294"}})
 	w.waitInForce(w.Repo.Commit("all is proven", map[string]string{"waivers.yaml": "[]\n",
 		"workloads/client.yaml": strings.Replace(w.Repo.Read("workloads/client.yaml"), "digest: unproven\n", "", 1)}))
 	if err := got(w.steal(before, "/items/after"), 403, "EVIDENCE_MISSING"); err != nil {
 		t.Errorf("the SVID without a digest: %v", err)
 	}
 	want(t, client, w.app("proven", "/items/proven"), 200, "")
+	w.Server.Eventually("the entry without a digest is told", func() error {
+		out, _ := meshtest.Meshseal(t, "status", "--address", "http://"+w.Host+":19000").Output() // exit code 1 with a finding
+		if !strings.Contains(string(out), "ENTRY_UNPINNED: entry "+byHand) {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
 }
