@@ -41,6 +41,11 @@ func openBundles(files map[string]string, log *slog.Logger) (*bundleFiles, error
 // run reads the files every interval until ctx ends. What cannot be read or
 // trusted is logged once, and the bundles from before stay.
 func (b *bundleFiles) run(ctx context.Context, every time.Duration) error {
+	return again(ctx, every, b.read)
+}
+
+// again calls f every interval until ctx ends.
+func again(ctx context.Context, every time.Duration, f func()) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -48,7 +53,7 @@ func (b *bundleFiles) run(ctx context.Context, every time.Duration) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			b.read()
+			f()
 		}
 	}
 }

@@ -39,16 +39,7 @@ func openIntermediates(names []string, log *slog.Logger) (*intermediateFiles, er
 // run reads the files every interval until ctx ends. What cannot be read is
 // logged once, and what was there before stays.
 func (f *intermediateFiles) run(ctx context.Context, every time.Duration) error {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			f.read()
-		}
-	}
+	return again(ctx, every, f.read)
 }
 
 func (f *intermediateFiles) read() {
