@@ -81,9 +81,8 @@ func (w *world) ask(cert tls.Certificate, node string) (check *authv3.CheckRespo
 	defer cancel()
 	stream, ads := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
 	if ads == nil {
-		ads = stream.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: node}, TypeUrl: "type.googleapis.com/envoy.config.cluster.v3.Cluster"})
-	}
-	if ads == nil {
+		// An error of Send says that the stream has ended; Recv says why.
+		_ = stream.Send(&discoveryv3.DeltaDiscoveryRequest{Node: &corev3.Node{Id: node}, TypeUrl: "type.googleapis.com/envoy.config.cluster.v3.Cluster"})
 		_, ads = stream.Recv()
 	}
 	check, err = authv3.NewAuthorizationClient(conn).Check(ctx, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
