@@ -73,6 +73,21 @@ func (x *index) allows(digest identity.Digest) *denial {
 	return nil
 }
 
+// serves judges the asking Envoy as the one that will answer an inbound request.
+// With its workload's SPIFFE ID it is a part of what the workload runs, so what
+// is revoked for callers must not go on serving either.
+func (a asker) serves(plan *Plan) *denial {
+	w := plan.byName[a.proxy.proxy.Workload]
+	if w == nil || w.id != a.proxy.proxy.ID || a.svid.Leaf() == nil {
+		return nil
+	}
+	_, digest, err := identity.Split(a.svid.ID())
+	if err == nil && w.revoked[digest] {
+		return deny(ProxyDigestNotAllowed, "proxy %q serves as workload %q and runs %s, which is revoked", a.proxy.proxy.Name, w.name, digest)
+	}
+	return nil
+}
+
 // verify verifies a chain, with the help of intermediates that others showed,
 // and remembers those that helped.
 func (s *Server) verify(chain []*x509.Certificate, bundles *identity.TrustBundles, now time.Time) (identity.SVID, error) {

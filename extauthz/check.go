@@ -173,6 +173,9 @@ func (s *Server) caller(c *check, plan *Plan, way direction, a *authv3.Attribute
 	var fault *denial
 	shown, from := identity.Presented{SVID: c.asker.svid, JWT: plan.token(a)}, proxySVID
 	if way == inbound {
+		if fault = c.asker.serves(plan); fault != nil {
+			return caller{}, fault
+		}
 		from = peerSVID
 		if shown.SVID, fault = s.peer(plan, a, c.now); fault != nil {
 			return caller{}, fault

@@ -1,9 +1,12 @@
 package extauthz_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"meshseal/extauthz"
+	"meshseal/identity"
 	"meshseal/snapshot"
 )
 
@@ -42,6 +45,24 @@ func TestProxyDigest(t *testing.T) {
 	if got := w.records.last(t); got.Meshseal.Proxy != "web" || got.RequestedBy == "" {
 		t.Errorf("%+v", got)
 	}
+}
+
+// TestRevokedUnitServesNobody: an Envoy with its workload's SPIFFE ID is a part of
+// what the workload runs. What is revoked does not go on answering others,
+// whether or not proxy.yaml lists digests.
+func TestRevokedUnitServesNobody(t *testing.T) {
+	w := newWorld(t)
+	w.wants(t, w.honest(), extauthz.OK)
+	next := shop(t)
+	i := slices.IndexFunc(next.content.Workloads, func(l snapshot.Workload) bool { return l.Name == "orders" })
+	next.content.Workloads[i].Revoked = []identity.Digest{image("orders-1")}
+	w.adopt(next, 8)
+	w.wants(t, w.honest(), extauthz.ProxyDigestNotAllowed)
+	if detail := w.records.last(t).Meshseal.Detail; !strings.Contains(detail, "revoked") {
+		t.Errorf("the record says %q", detail)
+	}
+	w.wants(t, w.tcp(), extauthz.ProxyDigestNotAllowed)
+	w.wants(t, w.honest().asking(w.as(w.svid(ordersID, image("orders-2")))), extauthz.OK)
 }
 
 // TestProxyDigestTakenAway: a commit ends what an Envoy may run, on connections

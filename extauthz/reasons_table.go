@@ -32,8 +32,8 @@ var reasons = []ReasonInfo{
 		"The mesh repository says which digests the asking Envoy may run (`allowed` in its proxy.yaml), but its SVID carries none, or it asked over a plain Unix socket and showed no SVID.",
 		"Register the Envoy under `<its SPIFFE ID>/sha256/<64 hex>` with selectors that pin that digest, and have it ask over mutual TLS; or remove `allowed` from proxy.yaml."},
 	{ProxyDigestNotAllowed, StepProxy,
-		"The asking Envoy runs what its proxy.yaml does not allow; also on a connection that was opened when it was allowed.",
-		"If this is a new Envoy, add its digest to `allowed` of the proxy; otherwise find out what runs there."},
+		"The asking Envoy runs what its proxy.yaml does not allow; or it has its workload's SPIFFE ID, and what it runs is revoked for that workload. Also on a connection that was opened before.",
+		"If this is a new Envoy, add its digest to `allowed` of the proxy; deploy what is not revoked; otherwise find out what runs there."},
 
 	{PeerCertificateMissing, StepPeer,
 		"An inbound request came without a client certificate.",

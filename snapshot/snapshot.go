@@ -75,7 +75,8 @@ func open(data []byte, t Trust) (*Snapshot, error) {
 
 // ValidAt holds the rules that depend on the time: ErrNotYetValid, ErrExpired,
 // ErrWaiverExpired. Verify has checked them once; who keeps a snapshot in
-// force asks again.
+// force asks again. The waiver of a workload is not among them: it ends for the
+// callers of that workload, request by request (UnprovenUntil).
 func (s *Snapshot) ValidAt(now time.Time) error {
 	if s == nil {
 		return ErrUnsigned
@@ -84,7 +85,7 @@ func (s *Snapshot) ValidAt(now time.Time) error {
 		return err
 	}
 	for _, w := range s.content.Waivers {
-		if !now.Before(w.Until) {
+		if w.Workload == "" && !now.Before(w.Until) {
 			return fmt.Errorf("%w: the waiver of %s for %s ended at %s; end the exception or review it again in a new commit", ErrWaiverExpired, w.Rule, w.target(), formatTime(w.Until))
 		}
 	}

@@ -37,6 +37,9 @@ func TestSPIREBundleRotation(t *testing.T) {
 		if n%25 < 5 {
 			client.Close(conn) // a client has to open connections anew before its SVID ends
 		}
+		if n%25 == 0 && client.Newest().Interrupted != "" {
+			client.WaitWatch(w.id("client")) // and its call of the Workload API
+		}
 		err := errors.Join(got(client.Get(w.app(conn, "/items/1")), 200, ""), got(client.Get(w.viaEnvoy("out", "/items/2")), 200, ""))
 		if err != nil {
 			now := client.Newest()
