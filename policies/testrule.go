@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/cover"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage"
@@ -61,8 +62,9 @@ func asTest(r *ast.Rule) (testRule, bool) {
 	return testRule{}, false
 }
 
-// run is the outcome of the test, or of each of its cases where it has any.
-func (t testRule) run(ctx context.Context, c *ast.Compiler, store storage.Store) []TestResult {
+// run is the outcome of the test, or of each of its cases where it has any. It
+// adds to seen, which may be nil, what the test reached.
+func (t testRule) run(ctx context.Context, c *ast.Compiler, store storage.Store, seen *cover.Cover) []TestResult {
 	base := TestResult{
 		Package: t.rule.Module.Package.Path.String(),
 		Name:    t.name.String(),
@@ -78,7 +80,7 @@ func (t testRule) run(ctx context.Context, c *ast.Compiler, store storage.Store)
 	var output bytes.Buffer
 	cases := tester.NewTestQueryTracer()
 	start := time.Now()
-	value, err := t.eval(ctx, c, store, &output, cases)
+	value, err := t.eval(ctx, c, store, &output, cases, seen)
 	base.Duration = time.Since(start)
 	base.Output = output.String()
 	if err != nil {
@@ -92,7 +94,7 @@ func (t testRule) run(ctx context.Context, c *ast.Compiler, store storage.Store)
 	return []TestResult{base}
 }
 
-func (t testRule) eval(ctx context.Context, c *ast.Compiler, store storage.Store, output *bytes.Buffer, cases *tester.TestQueryTracer) (any, error) {
+func (t testRule) eval(ctx context.Context, c *ast.Compiler, store storage.Store, output *bytes.Buffer, cases *tester.TestQueryTracer, seen *cover.Cover) (any, error) {
 	query, err := rego.New(
 		rego.Compiler(c),
 		rego.Store(store),
@@ -103,7 +105,11 @@ func (t testRule) eval(ctx context.Context, c *ast.Compiler, store storage.Store
 	if err != nil {
 		return nil, err
 	}
-	set, err := query.Eval(ctx, rego.EvalMetrics(metrics.NoOp()), rego.EvalRuleIndexing(false), rego.EvalQueryTracer(cases))
+	options := []rego.EvalOption{rego.EvalMetrics(metrics.NoOp()), rego.EvalRuleIndexing(false), rego.EvalQueryTracer(cases)}
+	if seen != nil {
+		options = append(options, rego.EvalQueryTracer(seen))
+	}
+	set, err := query.Eval(ctx, options...)
 	if err != nil || len(set) == 0 {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/cover"
 	"github.com/open-policy-agent/opa/v1/tester"
 )
 
@@ -19,11 +20,15 @@ type TestOptions struct {
 	// Run is a regular expression: only tests whose full name,
 	// data.<package>.<rule>, it matches are run. Empty runs all.
 	Run string
+	// Coverage: tell which lines of the program the tests reached.
+	Coverage bool
 }
 
 // Report is the outcome of the tests of a mesh repository's policies.
 type Report struct {
 	Results []TestResult `json:"results"` // by file, line, name
+	// Coverage is nil where it was not asked for.
+	Coverage *Coverage `json:"coverage,omitempty"`
 }
 
 // TestResult is the outcome of one test. Exactly one of Pass, Fail and Skip is
@@ -56,7 +61,7 @@ func (r Report) Failed() int {
 // Test runs the test_ rules of the *_test.rego files, against the program's
 // own modules and data and with the built-ins that a request has. As on a
 // request, a built-in that fails is an error, not undefined. It returns
-// ErrNoTests when nothing ran.
+// ErrNoTests when nothing ran; the Report's coverage stands even then.
 func Test(ctx context.Context, files []File, opts TestOptions) (Report, error) {
 	return test(ctx, files, capabilities(), opts)
 }
@@ -96,6 +101,10 @@ func (s *sources) run(ctx context.Context, opts TestOptions) (Report, error) {
 	}
 	var report Report
 	store, only := s.store(), regexp.MustCompile(opts.Run)
+	var seen *cover.Cover
+	if opts.Coverage {
+		seen = cover.New()
+	}
 	for _, t := range findTests(compiler) {
 		if !only.MatchString(t.ref.String()) {
 			continue
@@ -103,10 +112,13 @@ func (s *sources) run(ctx context.Context, opts TestOptions) (Report, error) {
 		if err := ctx.Err(); err != nil {
 			return Report{}, fmt.Errorf("the tests were not all run: %w", err)
 		}
-		report.Results = append(report.Results, t.run(ctx, compiler, store)...)
+		report.Results = append(report.Results, t.run(ctx, compiler, store, seen)...)
+	}
+	if seen != nil {
+		report.Coverage = coverage(seen, s.program)
 	}
 	if len(report.Results) == 0 {
-		return Report{}, ErrNoTests
+		return report, ErrNoTests
 	}
 	slices.SortFunc(report.Results, compareTests)
 	return report, nil

@@ -5,17 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"meshseal/mesh"
 	"meshseal/mesh/bootstrap"
 	"meshseal/mesh/gitsource"
-	"meshseal/policies"
 	"meshseal/snapshot"
 )
 
@@ -123,98 +120,4 @@ func buildCommit(w io.Writer, repo, revision string) (*snapshot.Draft, error) {
 		}
 	}
 	return draft, err
-}
-
-func testCommand() *cobra.Command {
-	var format *output
-	var repo, commit, pattern string
-	c := &cobra.Command{
-		Use:   "test",
-		Short: "Run the *_test.rego of a mesh repository",
-		Long: `Run every test_ rule of policies/*_test.rego with the built-ins that a request
-has, and of guardrails/*_test.rego with those that a guardrail has. It reads the
-work tree, so that a rule can be tested before it is committed; --commit reads a
-commit instead.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			fsys := os.DirFS(repo)
-			if _, err := os.Stat(repo); err != nil {
-				return fmt.Errorf("%w: --repo names a mesh repository, and meshseal init makes one", err)
-			}
-			if commit != "" {
-				source, err := gitsource.Open(repo, commit)
-				if err != nil {
-					return err
-				}
-				fsys = source.FS()
-			}
-			report, err := runTests(c.Context(), fsys, policies.TestOptions{Run: pattern})
-			if errors.Is(err, policies.ErrNoTests) {
-				return finding(err)
-			}
-			if err != nil {
-				return err
-			}
-			if err := format.write(c.OutOrStdout(), report, func(w io.Writer) error { return writeTestReport(w, report) }); err != nil {
-				return err
-			}
-			if report.Failed() > 0 {
-				return finding(nil)
-			}
-			return nil
-		},
-	}
-	c.Flags().StringVar(&repo, "repo", ".", "the mesh repository")
-	c.Flags().StringVar(&commit, "commit", "", "test this commit instead of the work tree")
-	c.Flags().StringVar(&pattern, "run", "", "only tests whose full name matches this regular expression")
-	format = outputFlag(c)
-	return c
-}
-
-// runTests runs the tests of the policies and of the guardrails. Either may have
-// none.
-func runTests(ctx context.Context, fsys fs.FS, opts policies.TestOptions) (policies.Report, error) {
-	files, err := mesh.Policies(fsys)
-	if err != nil {
-		return policies.Report{}, err
-	}
-	rules, err := mesh.Guardrails(fsys)
-	if err != nil {
-		return policies.Report{}, err
-	}
-	report, err := policies.Test(ctx, files, opts)
-	if err != nil && !errors.Is(err, policies.ErrNoTests) {
-		return report, err
-	}
-	more, noRules := policies.TestGuardrails(ctx, rules, opts)
-	if noRules == nil {
-		report.Results, err = append(more.Results, report.Results...), nil
-	} else if !errors.Is(noRules, policies.ErrNoTests) {
-		return report, noRules
-	}
-	return report, err
-}
-
-func writeTestReport(w io.Writer, report policies.Report) error {
-	passed, skipped := 0, 0
-	for _, r := range report.Results {
-		verdict := "FAIL"
-		switch {
-		case r.Pass:
-			verdict = "PASS"
-			passed++
-		case r.Skip:
-			verdict = "SKIP"
-			skipped++
-		}
-		fmt.Fprintf(w, "%s %s.%s (%s:%d)\n", verdict, r.Package, r.Name, r.File, r.Line)
-		if r.Err != "" {
-			fmt.Fprintln(w, "     "+r.Err)
-		}
-		if r.Output != "" {
-			fmt.Fprint(w, "     "+strings.ReplaceAll(strings.TrimRight(r.Output, "\n"), "\n", "\n     ")+"\n")
-		}
-	}
-	_, err := fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", passed, report.Failed(), skipped)
-	return err
 }
