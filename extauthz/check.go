@@ -39,8 +39,18 @@ type check struct {
 }
 
 // Check answers one question of Envoy. It never returns an error or a nil
-// response: Envoy takes some of those for a yes.
-func (s *Server) Check(ctx context.Context, req *authv3.CheckRequest) (answer *authv3.CheckResponse, _ error) {
+// response: Envoy takes some of those for a yes. Where Config.MaxChecks are in
+// work already it denies at once.
+func (s *Server) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	if !s.load.enter() {
+		return s.shed(ctx), nil
+	}
+	defer s.load.leave()
+	return s.answer(ctx, req), nil
+}
+
+// answer decides, records and answers.
+func (s *Server) answer(ctx context.Context, req *authv3.CheckRequest) (answer *authv3.CheckResponse) {
 	c := &check{id: newID(), req: req}
 	defer func() {
 		if r := recover(); r != nil {
@@ -59,7 +69,7 @@ func (s *Server) Check(ctx context.Context, req *authv3.CheckRequest) (answer *a
 
 	endSpan(span, d)
 	s.config.Observe(d, s.config.Now().Sub(c.now))
-	return respond(d), nil
+	return respond(d)
 }
 
 // guarded turns a panic into a denial that is recorded like any other.
@@ -157,9 +167,8 @@ func (s *Server) inForce(c *check) (*force, *denial) {
 	if f == nil || f.plan == nil {
 		return nil, deny(SnapshotMissing, "no snapshot has been adopted")
 	}
-	st := f.plan.statement
-	c.facts.Snapshot, c.facts.Commit, c.facts.Sequence = f.plan.root, st.Commit, st.Sequence
-	if !c.now.Before(st.Expires) {
+	c.facts.inForce(f.plan)
+	if st := f.plan.statement; !c.now.Before(st.Expires) {
 		return nil, deny(SnapshotExpired, "the statement expired at %s", st.Expires.UTC().Format(time.RFC3339))
 	}
 	return f, nil

@@ -11,6 +11,7 @@ type Step string
 // The steps, in the order in which they are taken; the first that fails
 // denies.
 const (
+	StepAdmission  Step = "admission"  // there is room for one more check
 	StepRequest    Step = "request"    // the question itself can be read
 	StepSnapshot   Step = "snapshot"   // there is a snapshot in force
 	StepProxy      Step = "proxy"      // who asks
@@ -25,6 +26,8 @@ const (
 // The reasons. Reasons says what each of them means and what to do about it.
 const (
 	OK Reason = "OK"
+
+	Overloaded Reason = "OVERLOADED"
 
 	RequestMalformed Reason = "REQUEST_MALFORMED"
 

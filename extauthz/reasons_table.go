@@ -5,6 +5,10 @@ package extauthz
 var reasons = []ReasonInfo{
 	{OK, StepPolicy, "Every step passed.", ""},
 
+	{Overloaded, StepAdmission,
+		"As many checks as may be were in work already. Nothing of the request was looked at.",
+		"The record says how many were denied so within a second, and who asked. Give meshseal more CPU or more replicas, make the policy cheaper (`timer_rego_query_eval_ns` in the records), or find who floods; `limits.checks` only makes the queue longer."},
+
 	{RequestMalformed, StepRequest,
 		"The question cannot be read: no attributes, an HTTP request without a method or a path, or a provenance key that arrives twice.",
 		"Ask with the Envoy and the ext_authz filter that the build wrote; look for a second filter or a proxy between Envoy and meshseal that adds metadata."},

@@ -122,6 +122,11 @@ func unsure(err error) func(*evidenced) *question {
 var produced = map[extauthz.Reason]func(t *testing.T) (*world, *question){
 	extauthz.OK: varied(func(*world, *question) {}),
 
+	extauthz.Overloaded: func(t *testing.T) (*world, *question) {
+		w, _ := full(t, 1)
+		return w, w.honest().asking(shedFor{w.orders, w})
+	},
+
 	extauthz.RequestMalformed: varied(func(_ *world, q *question) { q.req.Attributes = nil }),
 
 	extauthz.SnapshotMissing: func(t *testing.T) (*world, *question) {

@@ -46,6 +46,10 @@ type Account struct {
 	Detail   string `json:"detail,omitempty"`
 	Facts
 	TraceID string `json:"trace_id,omitempty"`
+	// Shed is how many checks this record of OVERLOADED stands for, and ShedBy by
+	// whom they were asked; both are empty in every other record.
+	Shed   int64            `json:"shed,omitempty"`
+	ShedBy map[string]int64 `json:"shed_by,omitempty"`
 }
 
 // Facts are what was proven about a request; those of steps that were not
@@ -69,6 +73,11 @@ type Facts struct {
 	Chain    string `json:"chain,omitempty"`
 	Route    string `json:"route,omitempty"`
 	Cluster  string `json:"cluster,omitempty"`
+}
+
+// inForce notes the snapshot in force.
+func (f *Facts) inForce(p *Plan) {
+	f.Snapshot, f.Commit, f.Sequence = p.root, p.statement.Commit, p.statement.Sequence
 }
 
 // named notes the workload that a caller was found to be, and what it runs.

@@ -49,6 +49,9 @@ type Config struct {
 	// Deadline bounds a check; DefaultDeadline if zero. The caller's own, if
 	// earlier, holds too.
 	Deadline time.Duration
+	// MaxChecks bounds how many checks are in work at once; DefaultMaxChecks if
+	// zero. Those above it are denied OVERLOADED, see RecordShed.
+	MaxChecks int
 	// Tracer makes the one span of each check; none if nil. With it no other
 	// instrumentation of the gRPC server is needed.
 	Tracer trace.Tracer
@@ -63,6 +66,8 @@ type Server struct {
 	svids    svidCache
 	adopting sync.Mutex
 	force    atomic.Pointer[force]
+	load     load
+	shedding shedding
 }
 
 // New makes a server that denies everything until it adopts a plan.
@@ -78,9 +83,14 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("extauthz: the source of entries is one of %q", c.Entries.Kind())
 	case c.Deadline < 0:
 		return nil, errors.New("extauthz: the deadline of a check is negative")
+	case c.MaxChecks < 0:
+		return nil, errors.New("extauthz: the number of checks in work is negative")
 	}
 	if c.Deadline == 0 {
 		c.Deadline = DefaultDeadline
+	}
+	if c.MaxChecks == 0 {
+		c.MaxChecks = DefaultMaxChecks()
 	}
 	if c.Tracer == nil {
 		c.Tracer = noop.NewTracerProvider().Tracer("")
@@ -88,7 +98,7 @@ func New(c Config) (*Server, error) {
 	if c.Observe == nil {
 		c.Observe = func(Decision, time.Duration) {}
 	}
-	return &Server{config: c}, nil
+	return &Server{config: c, load: load{limit: int64(c.MaxChecks)}}, nil
 }
 
 // InForce is the plan in force; nil before the first was adopted.

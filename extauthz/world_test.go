@@ -89,6 +89,12 @@ func (m *memory) last(t testing.TB) extauthz.Record {
 	return m.records[len(m.records)-1]
 }
 
+func (m *memory) setFail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fail = err
+}
+
 func (m *memory) count() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"meshseal/extauthz"
 )
 
 // serveConfig is the file of `meshseal serve --config`. Each scalar setting can
@@ -36,6 +38,7 @@ type serveConfig struct {
 	// Deadline bounds one check; 500ms if unset. Keep it below the timeout of
 	// the ext_authz filter, so that a slow check is denied with its reason.
 	Deadline time.Duration `yaml:"deadline"`
+	Limits   limitsConfig  `yaml:"limits"`
 	// Drain is how long a stopping server says "not serving" before it ends
 	// streams; 2s if unset.
 	Drain time.Duration `yaml:"drain"`
@@ -92,6 +95,16 @@ type listenerConfig struct {
 type httpConfig struct {
 	Address string `yaml:"address"` // host:port, or unix:///path
 }
+
+// limitsConfig bounds what is done at once.
+type limitsConfig struct {
+	// Checks are those in work at once; one above them is denied OVERLOADED. If
+	// unset, extauthz.DefaultMaxChecks.
+	Checks int `yaml:"checks"`
+}
+
+// maxChecks is far above what any machine finishes within a deadline.
+const maxChecks = 1_000_000
 
 // recordsConfig is where decision records go.
 type recordsConfig struct {
@@ -171,6 +184,7 @@ func defaults() *serveConfig {
 		Source:   sourceConfig{Poll: pollUnset, Git: defaultGit()},
 		Records:  recordsConfig{Path: "-", OnFailure: "deny"},
 		SPIRE:    spireConfig{Poll: defaultSPIREPoll},
+		Limits:   limitsConfig{Checks: extauthz.DefaultMaxChecks()},
 		Deadline: 500 * time.Millisecond,
 		Drain:    2 * time.Second,
 	}
@@ -203,6 +217,7 @@ func (c *serveConfig) check() error {
 	errs = append(errs, c.SPIRE.check(c.Identity.WorkloadAPI)...)
 	refuse(c.Source.Poll < 10*time.Millisecond, "source.poll: at least 10ms")
 	refuse(c.Deadline < time.Millisecond || c.Deadline > time.Minute, "deadline: from 1ms to 1m")
+	refuse(c.Limits.Checks < 1 || c.Limits.Checks > maxChecks, fmt.Sprintf("limits.checks: from 1 to %d", maxChecks))
 	refuse(c.Drain < 0 || c.Drain > time.Hour, "drain: from 0s to 1h")
 	refuse(c.Records.OnFailure != "deny" && c.Records.OnFailure != "allow", "records.on_failure: deny or allow")
 	id := c.Identity

@@ -97,6 +97,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 		AllowUnrecorded: config.Records.OnFailure == "allow",
 		Labels:          map[string]string{"id": instance(), "version": version()},
 		Deadline:        config.Deadline,
+		MaxChecks:       config.Limits.Checks,
 		Tracer:          tracing.Tracer(),
 		Observe: func(d extauthz.Decision, took time.Duration) {
 			metrics.Check(d.Word(), string(d.Reason()), took)
@@ -105,6 +106,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	if err != nil {
 		return err
 	}
+	metrics.ChecksInWork(authz.InWork, authz.MaxChecks)
 	control, err := xds.New(xds.Config{Bundles: self.bundles, Intermediates: self.intermediates.known, Now: time.Now, Events: xdsEvents(metrics, log)})
 	if err != nil {
 		return err
@@ -150,6 +152,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	if self.files != nil {
 		group.Go(func() error { return self.files.run(ctx, config.Source.Poll) })
 	}
+	group.Go(func() error { return recordShed(ctx, authz, log) })
 	for _, l := range listeners {
 		group.Go(l.serve)
 		log.Info("serving xDS and ext_authz", "address", l.name)
@@ -159,7 +162,34 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 		log.Info("serving probes, metrics and status", "address", web.name)
 	}
 	group.Go(func() error { return drain(ctx, config.Drain, listeners, web, log) })
-	return group.Wait()
+	err = group.Wait()
+	noteShed(authz, log) // what was shed while streams ended
+	return err
+}
+
+// recordShed writes down, every second, how many checks were denied because too
+// many were in work.
+func recordShed(ctx context.Context, authz *extauthz.Server, log *slog.Logger) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			noteShed(authz, log)
+		}
+	}
+}
+
+func noteShed(authz *extauthz.Server, log *slog.Logger) {
+	n, err := authz.RecordShed()
+	switch {
+	case err != nil:
+		log.Error("denied checks were not recorded; their number goes into the next record", "error", err)
+	case n > 0:
+		log.Warn("checks were denied at once: too many were in work", "number", n, "limits.checks", authz.MaxChecks())
+	}
 }
 
 // drain waits for the end, says "not serving" for a while, so that Envoys and

@@ -118,6 +118,20 @@ func (m *Metrics) SourceAge(seconds func() float64) {
 	}, seconds))
 }
 
+// ChecksInWork names who is asked at every scrape how many checks are in work,
+// and how many may be. It is called once.
+func (m *Metrics) ChecksInWork(inWork, limit func() int) {
+	for name, g := range map[string]struct {
+		help string
+		of   func() int
+	}{
+		"meshseal_checks_in_work":       {"Checks in work at this moment.", inWork},
+		"meshseal_checks_in_work_limit": {"Checks that may be in work at once; those above it are denied OVERLOADED.", limit},
+	} {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: g.help}, func() float64 { return float64(g.of()) }))
+	}
+}
+
 // SourceRefused counts a look at the source that ended without a snapshot that
 // could be adopted, and with an error.
 func (m *Metrics) SourceRefused() { m.refused.Inc() }
