@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -250,42 +249,4 @@ func registered(v *spireView) string {
 		return fmt.Sprintf(", registered as %s of %s", v.Unix.Path, v.Unix.User)
 	}
 	return fmt.Sprintf(", registered as pod of %s/%s", v.Kubernetes.Namespace, v.Kubernetes.ServiceAccount)
-}
-
-func diffCommand() *cobra.Command {
-	var format *output
-	c := &cobra.Command{
-		Use:   "diff A B",
-		Short: "Show what differs between two snapshots",
-		Long:  "Show what differs between the snapshot files A and B. Exit codes: 0 the same, 1 different.",
-		Args:  cobra.ExactArgs(2),
-		RunE: func(c *cobra.Command, args []string) error {
-			a, err := readDraft(args[0])
-			if err != nil {
-				return err
-			}
-			b, err := readDraft(args[1])
-			if err != nil {
-				return err
-			}
-			changes := append([]snapshot.Change{}, snapshot.Diff(a, b)...) // an empty list is written as one
-			if err := format.write(c.OutOrStdout(), changes, func(w io.Writer) error {
-				for _, change := range changes {
-					fmt.Fprintln(w, change)
-				}
-				return nil
-			}); err != nil {
-				return err
-			}
-			if len(changes) > 0 {
-				return finding(nil)
-			}
-			if a.Root() != b.Root() {
-				return errors.New("the roots differ and no difference was found: this is a defect of meshseal")
-			}
-			return nil
-		},
-	}
-	format = outputFlag(c)
-	return c
 }
