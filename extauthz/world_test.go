@@ -187,7 +187,7 @@ func (w *world) serve(name string, creds credentials.TransportCredentials) strin
 		w.t.Fatal(err)
 	}
 	srv := grpc.NewServer(grpc.Creds(creds))
-	authv3.RegisterAuthorizationServer(srv, w.server)
+	w.server.Register(srv)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	w.t.Cleanup(func() {

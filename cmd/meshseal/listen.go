@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -47,7 +46,7 @@ func listen(configs []listenerConfig, self *self, control *xds.Server, authz *ex
 			return nil, err
 		}
 		discoveryv3.RegisterAggregatedDiscoveryServiceServer(l.server, control)
-		authv3.RegisterAuthorizationServer(l.server, authz)
+		authz.Register(l.server)
 		healthv1.RegisterHealthServer(l.server, l.health)
 		open = append(open, l)
 	}
