@@ -10,8 +10,11 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
@@ -105,16 +108,19 @@ func TestFieldsOfRoutes(t *testing.T) {
 		before, after string
 		want          []string
 	}{
-		"nothing":       {a, a, nil},
-		"a field":       {a + "," + b, strings.Replace(a, `"x"`, `"y"`, 1) + "," + b, []string{`changed ` + at + `[name=a].route.cluster: "x" -> "y"`}},
-		"added before":  {a, b + "," + a, []string{`added ` + at + `[name=b]:  -> {name: "b", match: {prefix: "/b"}, route: {cluster: "x"}} (before [name=a])`}},
-		"added last":    {a, a + "," + b, []string{`added ` + at + `[name=b]:  -> {name: "b", match: {prefix: "/b"}, route: {cluster: "x"}} (last)`}},
-		"removed":       {a + "," + b, b, []string{`removed ` + at + `[name=a]: {name: "a", match: {prefix: "/a"}, route: {cluster: "x"}} -> `}},
-		"order":         {a + "," + b + "," + c, b + "," + a + "," + c, []string{`moved ` + at + `: [name=a] [name=b] [name=c] -> [name=b] [name=a] [name=c]`}},
-		"another kind":  {a, `{"name": "a", "match": {"prefix": "/a"}, "redirect": {"host_redirect": "h"}}`, []string{`removed ` + at + `[name=a].route: {cluster: "x"} -> `, `added ` + at + `[name=a].redirect:  -> {host_redirect: "h"}`}},
-		"mark and name": {marked("vh-aaaaaaaa", "a", "/x"), marked("vh-bbbbbbbb-2", "b", "/y"), []string{`changed ` + at + `[0].match.path: "/x" -> "/y"`}},
-		"mark alone":    {marked("own", "a", "/x"), marked("own", "b", "/x"), []string{`changed ` + at + `[name=own].metadata.filter_metadata[meshseal][mark]: "` + strings.Repeat("a", 26) + `" -> "` + strings.Repeat("b", 26) + `"`}},
-		"equal names":   {a + "," + a, a + "," + strings.Replace(a, `"x"`, `"y"`, 1), []string{`changed ` + at + `[1].route.cluster: "x" -> "y"`}},
+		"nothing":      {a, a, nil},
+		"a field":      {a + "," + b, strings.Replace(a, `"x"`, `"y"`, 1) + "," + b, []string{`changed ` + at + `[name=a].route.cluster: "x" -> "y"`}},
+		"added before": {a, b + "," + a, []string{`added ` + at + `[name=b]:  -> {name: "b", match: {prefix: "/b"}, route: {cluster: "x"}} (before [name=a])`}},
+		"added last":   {a, a + "," + b, []string{`added ` + at + `[name=b]:  -> {name: "b", match: {prefix: "/b"}, route: {cluster: "x"}} (last)`}},
+		"removed":      {a + "," + b, b, []string{`removed ` + at + `[name=a]: {name: "a", match: {prefix: "/a"}, route: {cluster: "x"}} -> `}},
+		"order":        {a + "," + b + "," + c, b + "," + a + "," + c, []string{`moved ` + at + `: [name=a] [name=b] [name=c] -> [name=b] [name=a] [name=c]`}},
+		"another kind": {a, `{"name": "a", "match": {"prefix": "/a"}, "redirect": {"host_redirect": "h"}}`, []string{`removed ` + at + `[name=a].route: {cluster: "x"} -> `, `added ` + at + `[name=a].redirect:  -> {host_redirect: "h"}`}},
+		"looks derived": {marked("vh-aaaaaaaa", "a", "/x"), marked("vh-bbbbbbbb", "b", "/x"), []string{
+			`removed ` + at + `[name=vh-aaaaaaaa]: {name: "vh-aaaaaaaa", match: {path: "/x"}} -> `,
+			`added ` + at + `[name=vh-bbbbbbbb]:  -> {name: "vh-bbbbbbbb", match: {path: "/x"}} (last)`,
+		}},
+		"mark alone":  {marked("own", "a", "/x"), marked("own", "b", "/x"), []string{`changed ` + at + `[name=own].metadata.filter_metadata[meshseal][mark]: "` + strings.Repeat("a", 26) + `" -> "` + strings.Repeat("b", 26) + `"`}},
+		"equal names": {a + "," + a, a + "," + strings.Replace(a, `"x"`, `"y"`, 1), []string{`changed ` + at + `[1].route.cluster: "x" -> "y"`}},
 		"no names": {
 			`{"match": {"path": "/1"}}, {"match": {"path": "/2"}}, {"match": {"path": "/3"}}`,
 			`{"match": {"path": "/0"}}, {"match": {"path": "/1"}}, {"match": {"path": "/3"}}`,
@@ -131,6 +137,56 @@ func TestFieldsOfRoutes(t *testing.T) {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// What the build derives from content is told only where it is all there is.
+func TestWhatTheBuildDerivesIsLeftOut(t *testing.T) {
+	sealedRoute := func(path, suffix string) proto.Message {
+		table := read(t, &routev3.RouteConfiguration{}, fmt.Sprintf(`{"name": "r", "virtual_hosts": [{"name": "vh", "routes": [{"match": {"path": %q}}]}]}`, path))
+		r := table.VirtualHosts[0].Routes[0]
+		content, err := snapshot.Canonical(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mark := snapshot.Mark(snapshot.RouteMark, snapshot.RouteScope("r", "vh"), content)
+		r.Name = "vh-" + mark[:8] + suffix
+		r.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"meshseal": {Fields: map[string]*structpb.Value{"mark": structpb.NewStringValue(mark)}}}}
+		return table
+	}
+	const at = "virtual_hosts[name=vh].routes"
+	got := between(t, snapshot.RouteType, sealedRoute("/x", ""), sealedRoute("/y", "-2"))
+	if want := []string{`changed ` + at + `[0].match.path: "/x" -> "/y"`}; !cmp.Equal(want, got) {
+		t.Errorf("%q", got)
+	}
+	got = between(t, snapshot.RouteType, sealedRoute("/x", ""), sealedRoute("/x", "-2"))
+	if len(got) != 2 || !strings.Contains(got[0], "name: ") {
+		t.Errorf("the name alone: %q", got)
+	}
+	for _, suffix := range []string{"-1", "-02", "-+2", "2", "-"} {
+		got = between(t, snapshot.RouteType, sealedRoute("/x", ""), sealedRoute("/y", suffix))
+		if len(got) != 2 || !strings.Contains(got[1], suffix) {
+			t.Errorf("a name with %q is not the build's: %q", suffix, got)
+		}
+	}
+}
+
+// Configuration that is nested beyond all sense takes no time beyond its size.
+func TestDeepConfigurationIsToldByItsBytes(t *testing.T) {
+	deep := func(leaf string) proto.Message {
+		a := &anypb.Any{TypeUrl: "type.googleapis.com/no.such.Type", Value: []byte(leaf)}
+		for range 3000 {
+			data, err := snapshot.Canonical(&corev3.TypedExtensionConfig{Name: "n", TypedConfig: a})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a = &anypb.Any{TypeUrl: "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig", Value: data}
+		}
+		return &routev3.RouteConfiguration{Name: "r", TypedPerFilterConfig: map[string]*anypb.Any{"f": a}}
+	}
+	got := between(t, snapshot.RouteType, deep("1"), deep("2"))
+	if len(got) != 1 || !strings.Contains(got[0], "(bytes): ") || len(got[0]) > 5000 {
+		t.Errorf("%.300q", got)
 	}
 }
 

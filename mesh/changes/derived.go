@@ -1,30 +1,30 @@
 package changes
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
+
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
 
 	"meshseal/snapshot"
 )
 
-// withoutDerived removes from v what a build derives from content: the marks of
-// listeners, routes and clusters, and the names of routes that have none of
-// their own.
-func withoutDerived(v value) {
+// withoutMarks removes from v the marks of listeners, routes and clusters.
+func withoutMarks(v value) {
 	switch v := v.(type) {
 	case list:
 		for _, e := range v {
-			withoutDerived(e)
+			withoutMarks(e)
 		}
 	case *message:
 		switch v.kind {
 		case "envoy.config.listener.v3.Listener", "envoy.config.cluster.v3.Cluster", "envoy.config.route.v3.Route":
 			removeMark(v)
-		case "envoy.config.route.v3.VirtualHost":
-			removeRouteNames(v)
 		}
 		for _, f := range v.members {
-			withoutDerived(f.value)
+			withoutMarks(f.value)
 		}
 	}
 }
@@ -49,12 +49,15 @@ func removeMark(m *message) {
 	}
 }
 
-func removeRouteNames(host *message) {
-	name := text(host.get("name"))
-	routes, _ := host.get("routes").(list)
-	for _, r := range routes {
-		if r, ok := r.(*message); ok && isDerivedName(name, text(r.get("name"))) {
-			r.remove("name")
+// withoutRouteNames removes the names that the build gave to routes. A name is
+// one of these if the route's content gives it; a name that only looks like one
+// stays, and is shown.
+func withoutRouteNames(t *routev3.RouteConfiguration) {
+	for _, vh := range t.GetVirtualHosts() {
+		for _, r := range vh.GetRoutes() {
+			if isDerivedName(t.GetName(), vh.GetName(), r) {
+				r.Name = ""
+			}
 		}
 	}
 }
@@ -62,20 +65,26 @@ func removeRouteNames(host *message) {
 // derivedLength is how much of a mark is in the name of a route.
 const derivedLength = 8
 
-// isDerivedName reports whether a route's name has the form that the build gives
-// to one without: the virtual host, the begin of a mark, and a number if there
-// are several.
-func isDerivedName(host, route string) bool {
-	rest, ok := strings.CutPrefix(route, host+"-")
+// isDerivedName reports whether a route has the name that the build gives to one
+// without: the virtual host, the begin of its mark, and a number from 2 on where
+// another route is the same.
+func isDerivedName(table, host string, r *routev3.Route) bool {
+	rest, ok := strings.CutPrefix(r.GetName(), host+"-")
 	if !ok || len(rest) < derivedLength {
 		return false
 	}
-	mark, number, numbered := strings.Cut(rest, "-")
-	if len(mark) != derivedLength || !snapshot.IsMark(mark+strings.Repeat("a", snapshot.MarkLength-derivedLength)) {
+	mark, number := rest[:derivedLength], rest[derivedLength:]
+	if n, err := strconv.Atoi(strings.TrimPrefix(number, "-")); number != "" && (err != nil || number != fmt.Sprintf("-%d", n) || n < 2) {
 		return false
 	}
-	n, err := strconv.Atoi(number)
-	return !numbered || err == nil && n > 1
+	bare := proto.Clone(r).(*routev3.Route)
+	bare.Name = ""
+	delete(bare.GetMetadata().GetFilterMetadata(), snapshot.MetadataNamespace)
+	if proto.Size(bare.GetMetadata()) == 0 {
+		bare.Metadata = nil
+	}
+	content, err := snapshot.Canonical(bare)
+	return err == nil && mark == snapshot.Mark(snapshot.RouteMark, snapshot.RouteScope(table, host), content)[:derivedLength]
 }
 
 // text is the string of a scalar that is one.

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -62,14 +63,29 @@ func (m *message) remove(name string) {
 	m.members = slices.DeleteFunc(m.members, func(f member) bool { return f.name == name })
 }
 
+// part is how much of a resource document reads.
+type part bool
+
+const (
+	whole          part = true
+	withoutDerived part = false // not what the build derives from content
+)
+
 // document reads a resource; nil if its type is unknown or its bytes are not of
 // it.
-func document(url string, data []byte) *message {
+func document(url string, data []byte, p part) *message {
 	m, err := (&anypb.Any{TypeUrl: url, Value: data}).UnmarshalNew()
 	if err != nil {
 		return nil
 	}
-	return reader{}.ofMessage(m.ProtoReflect())
+	if t, ok := m.(*routev3.RouteConfiguration); ok && p == withoutDerived {
+		withoutRouteNames(t)
+	}
+	out := reader{}.ofMessage(m.ProtoReflect())
+	if p == withoutDerived {
+		withoutMarks(out)
+	}
+	return out
 }
 
 // reader knows how deep in a resource it reads.

@@ -25,16 +25,14 @@ func (l *fieldList) add(f Field) {
 // compareResources lists the fields that differ; none if both have the same, or
 // one cannot be read.
 func compareResources(url string, before, after []byte) fieldList {
-	x, y := document(url, before), document(url, after)
+	x, y := document(url, before, withoutDerived), document(url, after, withoutDerived)
 	if x == nil || y == nil {
 		return fieldList{}
 	}
-	withoutDerived(x)
-	withoutDerived(y)
 	var l fieldList
 	l.compare("", x, y)
-	if len(l.fields) == 0 { // then with all that is derived
-		l.compare("", document(url, before), document(url, after))
+	if len(l.fields) == 0 {
+		l.compare("", document(url, before, whole), document(url, after, whole))
 	}
 	return l
 }

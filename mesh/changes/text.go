@@ -65,11 +65,11 @@ func shorten(before, after string) (string, string) {
 	return mark + clip(string(x[from:])), mark + clip(string(y[from:]))
 }
 
-// clip cuts a value to maxValue characters.
+// clip cuts a value to maxValue characters, and says how many more there are.
 func clip(s string) string {
 	r := []rune(s)
 	if len(r) <= maxValue {
 		return s
 	}
-	return string(r[:maxValue]) + "…"
+	return fmt.Sprintf("%s… (%d more characters)", string(r[:maxValue]), len(r)-maxValue)
 }
