@@ -74,11 +74,16 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 	l.server = grpc.NewServer(append(xds.ServerOptions(),
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(maxRequest),
-		grpc.MaxConcurrentStreams(10_000),
+		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(10*time.Second),
 	)...)
 	return l, nil
 }
+
+// maxStreams bounds the calls at a time on one connection, and with them what
+// waits for a busy server before a check begins: about 20 KiB each. An Envoy that
+// has more opens another connection.
+const maxStreams = 2000
 
 // maxRequest bounds a message from an Envoy, bytes: a CheckRequest with the
 // largest headers and body that Envoy forwards, or a subscription to thousands
