@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"meshseal/mesh"
@@ -25,7 +26,7 @@ type gitFollower struct {
 	log                  *slog.Logger
 
 	// A commit builds the same every time, so one that does not build is not
-	// tried again.
+	// tried again, unless the machine was at fault.
 	broken string // its hash
 	fault  error
 
@@ -140,11 +141,21 @@ func (g *gitFollower) newest(hash string, current *snapshot.Snapshot, now time.T
 	}
 	draft, err := g.build(source)
 	if err != nil {
-		g.broken, g.fault = hash, fmt.Errorf("build commit %s: %w", hash, err)
-		return nil, g.fault
+		err = fmt.Errorf("build commit %s: %w", hash, err)
+		if !ofTheMachine(err) {
+			g.broken, g.fault = hash, err
+		}
+		return nil, err
 	}
 	g.log.Info("a commit is built", "commit", hash, "signer", orUnsigned(signer))
 	return g.sign(draft, opts)
+}
+
+// ofTheMachine reports whether an error comes from the operating system, such as
+// too many open files: it says nothing about the commit, and may be over soon.
+func ofTheMachine(err error) bool {
+	var errno syscall.Errno
+	return errors.As(err, &errno)
 }
 
 func orUnsigned(s gitsource.Signer) string {
