@@ -20,23 +20,30 @@ type element struct {
 	step string // of a path: "[name=http]" or "[0]"
 }
 
-func elements(l list) []element {
-	out := make([]element, len(l))
-	times := map[string]int{}
-	for i, v := range l {
-		out[i] = element{value: v, at: i, key: keyOf(v), body: write(v), mate: -1}
-		times[out[i].key]++
-	}
-	for i := range out {
-		e := &out[i]
-		if times[e.key] > 1 {
-			e.key = ""
+// elements are those of two lists. A key counts only where neither list has it
+// twice.
+func elements(a, b list) (x, y []element) {
+	twice := map[string]bool{"": true}
+	read := func(l list) (out []element) {
+		seen := map[string]bool{}
+		for i, v := range l {
+			e := element{value: v, at: i, key: keyOf(v), body: write(v), mate: -1}
+			twice[e.key] = twice[e.key] || seen[e.key]
+			seen[e.key] = true
+			out = append(out, e)
 		}
-		if e.step = fmt.Sprintf("[%d]", i); e.key != "" {
-			e.step = "[" + e.key + "]"
+		return out
+	}
+	x, y = read(a), read(b)
+	for _, all := range [][]element{x, y} {
+		for i := range all {
+			e := &all[i]
+			if e.step = "[" + e.key + "]"; twice[e.key] {
+				e.key, e.step = "", fmt.Sprintf("[%d]", i)
+			}
 		}
 	}
-	return out
+	return x, y
 }
 
 func keyOf(v value) string {
@@ -59,7 +66,7 @@ func keyOf(v value) string {
 // compareLists compares elements of the same name, and the others by where they
 // stand among those that are equal.
 func (l *fieldList) compareLists(path string, a, b list) {
-	x, y := elements(a), elements(b)
+	x, y := elements(a, b)
 	matchKeys(x, y)
 	matchRest(x, y)
 	for _, e := range x {
@@ -124,8 +131,8 @@ func alone(all []element) []*element {
 
 func pair(x, y *element) { x.mate, y.mate = y.at, x.at }
 
-// maxTable bounds the work for one list: beyond it, only what is equal at the
-// begin and at the end is matched as equal.
+// maxTable bounds the work for one list: beyond it, only elements that are there
+// once are matched as equal.
 const maxTable = 1 << 22
 
 // common is a longest common subsequence of equal elements, as places in x and
@@ -143,12 +150,53 @@ func common(x, y []*element) [][2]int {
 		tail = append(tail, [2]int{n, m})
 	}
 	slices.Reverse(tail)
-	if rows, columns := n-first, m-first; rows > 0 && columns > 0 && rows <= maxTable/columns {
-		for _, p := range longest(x[first:n], y[first:m]) {
-			head = append(head, [2]int{first + p[0], first + p[1]})
-		}
+	find := longest
+	if rows, columns := n-first, m-first; columns > 0 && rows > maxTable/columns {
+		find = longestUnique
+	}
+	for _, p := range find(x[first:n], y[first:m]) {
+		head = append(head, [2]int{first + p[0], first + p[1]})
 	}
 	return append(head, tail...)
+}
+
+// longestUnique is longest among the elements that each list has once, by
+// patience sorting: the longest run of rising places in y, O(n log n).
+func longestUnique(x, y []*element) [][2]int {
+	inX, inY, place := map[string]int{}, map[string]int{}, map[string]int{}
+	for _, e := range x {
+		inX[e.body]++
+	}
+	for j, e := range y {
+		inY[e.body]++
+		place[e.body] = j
+	}
+	type card struct{ i, j, below int }
+	var cards []card
+	var tops []int // of the piles, as places in cards
+	for i, e := range x {
+		if inX[e.body] != 1 || inY[e.body] != 1 {
+			continue
+		}
+		c := card{i, place[e.body], -1}
+		pile, _ := slices.BinarySearchFunc(tops, c.j, func(top, j int) int { return cards[top].j - j })
+		if pile > 0 {
+			c.below = tops[pile-1]
+		}
+		if pile == len(tops) {
+			tops = append(tops, 0)
+		}
+		tops[pile] = len(cards)
+		cards = append(cards, c)
+	}
+	var out [][2]int
+	if len(tops) > 0 {
+		for c := tops[len(tops)-1]; c >= 0; c = cards[c].below {
+			out = append(out, [2]int{cards[c].i, cards[c].j})
+		}
+	}
+	slices.Reverse(out)
+	return out
 }
 
 // longest is the textbook's table of lengths, walked from its begin.

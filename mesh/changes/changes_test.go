@@ -119,8 +119,9 @@ func TestFieldsOfRoutes(t *testing.T) {
 			`removed ` + at + `[name=vh-aaaaaaaa]: {name: "vh-aaaaaaaa", match: {path: "/x"}} -> `,
 			`added ` + at + `[name=vh-bbbbbbbb]:  -> {name: "vh-bbbbbbbb", match: {path: "/x"}} (last)`,
 		}},
-		"mark alone":  {marked("own", "a", "/x"), marked("own", "b", "/x"), []string{`changed ` + at + `[name=own].metadata.filter_metadata[meshseal][mark]: "` + strings.Repeat("a", 26) + `" -> "` + strings.Repeat("b", 26) + `"`}},
-		"equal names": {a + "," + a, a + "," + strings.Replace(a, `"x"`, `"y"`, 1), []string{`changed ` + at + `[1].route.cluster: "x" -> "y"`}},
+		"mark alone":   {marked("own", "a", "/x"), marked("own", "b", "/x"), []string{`changed ` + at + `[name=own].metadata.filter_metadata[meshseal][mark]: "` + strings.Repeat("a", 26) + `" -> "` + strings.Repeat("b", 26) + `"`}},
+		"equal names":  {a + "," + a, a + "," + strings.Replace(a, `"x"`, `"y"`, 1), []string{`changed ` + at + `[1].route.cluster: "x" -> "y"`}},
+		"a name again": {a + "," + b, a + "," + a + "," + b, []string{`added ` + at + `[1]:  -> {name: "a", match: {prefix: "/a"}, route: {cluster: "x"}}`}},
 		"no names": {
 			`{"match": {"path": "/1"}}, {"match": {"path": "/2"}}, {"match": {"path": "/3"}}`,
 			`{"match": {"path": "/0"}}, {"match": {"path": "/1"}}, {"match": {"path": "/3"}}`,
