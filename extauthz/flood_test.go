@@ -28,7 +28,7 @@ import (
 
 const (
 	floodServer  = "MESHSEAL_TEST_FLOOD_SERVER" // set in the process that is the server
-	floodCallers = 1000                         // at most so many wait for an answer
+	floodCallers = 500                          // at most so many wait for an answer
 	floodTimes   = 4                            // what the server can do
 	floodTime    = 2 * time.Second
 	envoyTimeout = time.Second // of the ext_authz filter that the build writes
@@ -75,7 +75,10 @@ func TestFlood(t *testing.T) {
 	if got, want := after.Allowed, int64(len(f.allowed)+len(quiet.allowed)); got != want {
 		t.Errorf("%d were allowed by the records, %d by the answers", got, want)
 	}
-	if p := percentile(f.allowed, 99); p > envoyTimeout {
+	// Where as many as may be in work take more than a twentieth of Envoy's timeout,
+	// as under the race detector, it cannot be held.
+	work := time.Duration(before.Limit) * time.Second / time.Duration(can)
+	if p := percentile(f.allowed, 99); p > max(envoyTimeout, 20*work) {
 		t.Errorf("an admitted check took %s (p99)", p)
 	}
 	peak := s.peak(t)
@@ -94,7 +97,10 @@ func TestFlood(t *testing.T) {
 func serveFlood(t *testing.T) {
 	w := newWorld(t)
 	counted := &counting{lines: extauthz.NewLines(io.Discard)}
-	server, err := extauthz.New(extauthz.Config{Bundles: w.bundles.Load, Now: time.Now, Records: counted})
+	server, err := extauthz.New(extauthz.Config{
+		Bundles: w.bundles.Load, Now: time.Now, Records: counted,
+		Deadline: time.Minute, // what takes long is seen by whoever waits for it
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
