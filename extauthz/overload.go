@@ -103,10 +103,24 @@ type shedChecks struct {
 }
 
 // shed denies a check that found no place. It reads nothing of the request,
-// writes nothing and waits for nothing, so a flood buys no work with it.
-func (s *Server) shed(ctx context.Context) *authv3.CheckResponse {
-	now, who := s.config.Now(), shedAsker(ctx)
+// writes nothing and waits for nothing, so a flood buys no work with it. Whatever
+// goes wrong on the way, the answer is that denial.
+func (s *Server) shed(ctx context.Context) (answer *authv3.CheckResponse) {
+	defer func() {
+		if recover() != nil {
+			answer = respond(refuse(newID(), Facts{}, deny(Overloaded, ""), nil))
+		}
+	}()
+	now := s.config.Now()
+	decision, answer := s.count(now, shedAsker(ctx))
+	s.config.Observe(decision, s.config.Now().Sub(now))
+	return answer
+}
+
+// count adds one to the checks that the next record stands for.
+func (s *Server) count(now time.Time, who string) (Decision, *authv3.CheckResponse) {
 	s.shedding.mu.Lock()
+	defer s.shedding.mu.Unlock()
 	if s.shedding.open == nil {
 		s.shedding.open = s.newShed(now)
 	}
@@ -116,9 +130,7 @@ func (s *Server) shed(ctx context.Context) *authv3.CheckResponse {
 		who = otherAskers
 	}
 	o.by[who]++
-	s.shedding.mu.Unlock()
-	s.config.Observe(o.decision, s.config.Now().Sub(now))
-	return o.answer
+	return o.decision, o.answer
 }
 
 func (s *Server) newShed(now time.Time) *shedChecks {

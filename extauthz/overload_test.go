@@ -103,6 +103,23 @@ func TestOverloadGivesPlacesBack(t *testing.T) {
 	}
 }
 
+// TestShedOutlivesAPanic: what fails while a check is shed ends neither the
+// process nor the next check; the answer is the denial all the same.
+func TestShedOutlivesAPanic(t *testing.T) {
+	w, letGo := full(t, 1, config(func(c *extauthz.Config) {
+		c.Observe = func(d extauthz.Decision, _ time.Duration) {
+			if d.Reason() == extauthz.Overloaded {
+				panic("in the observer")
+			}
+		}
+	}))
+	for range 3 {
+		w.answers(t, w.honest(), extauthz.Overloaded)
+	}
+	letGo()
+	w.answers(t, w.honest(), extauthz.OK)
+}
+
 // TestShedIsADenial: no question is allowed for want of a place, neither what
 // would be allowed nor what would not be, nor one that cannot be read; and no
 // answer says more than the reason and the ID of the record.
