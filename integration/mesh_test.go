@@ -39,20 +39,12 @@ func id(workload, program string) string {
 	return "spiffe://" + domain + "/" + workload + "/sha256/" + digest(program)
 }
 
-// sdsSource is where a resource of a test's mesh gets certificates.
-const sdsSource = `{resource_api_version: V3, api_config_source: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: meshseal-sds}}]}}`
+const (
+	sdsSource     = meshtest.SDSSource
+	downstreamTLS = meshtest.DownstreamTLS
+)
 
-const downstreamTLS = `{name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext,
-            require_client_certificate: true, common_tls_context: {
-              tls_certificate_sds_secret_configs: [{name: default, sds_config: ` + sdsSource + `}],
-              validation_context_sds_secret_config: {name: ROOTCA, sds_config: ` + sdsSource + `}}}}`
-
-const upstreamTLS = `{name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
-      common_tls_context: {
-        tls_certificate_sds_secret_configs: [{name: default, sds_config: ` + sdsSource + `}],
-        combined_validation_context: {
-          default_validation_context: {match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: "spiffe://mesh.test/app/sha256/"}}]},
-          validation_context_sds_secret_config: {name: ROOTCA, sds_config: ` + sdsSource + `}}}}}`
+var upstreamTLS = meshtest.UpstreamTLS("spiffe://mesh.test/app/sha256/")
 
 // shopFiles is the mesh repository. %[1]s is the app's Envoy, %[2]s the
 // client's, %[3]s the backends.

@@ -2,19 +2,14 @@
 
 package spire
 
-const sdsSource = `{resource_api_version: V3, api_config_source: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: meshseal-sds}}]}}`
+import "meshseal/internal/meshtest"
 
-const downstreamTLS = `{name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext,
-            require_client_certificate: true, common_tls_context: {
-              tls_certificate_sds_secret_configs: [{name: default, sds_config: ` + sdsSource + `}],
-              validation_context_sds_secret_config: {name: ROOTCA, sds_config: ` + sdsSource + `}}}}`
+const (
+	sdsSource     = meshtest.SDSSource
+	downstreamTLS = meshtest.DownstreamTLS
+)
 
-const upstreamTLS = `{name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
-      common_tls_context: {
-        tls_certificate_sds_secret_configs: [{name: default, sds_config: ` + sdsSource + `}],
-        combined_validation_context: {
-          default_validation_context: {match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: "spiffe://shop.test/app/sha256/"}}]},
-          validation_context_sds_secret_config: {name: ROOTCA, sds_config: ` + sdsSource + `}}}}}`
+var upstreamTLS = meshtest.UpstreamTLS("spiffe://shop.test/app/sha256/")
 
 // shop is the mesh repository without its workloads: APP, CLIENT and BACKEND are
 // addresses. An agent that attests processes attests an Envoy as the Envoy, so
