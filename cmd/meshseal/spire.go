@@ -14,6 +14,7 @@ import (
 
 	"meshseal/identity"
 	"meshseal/registration"
+	"meshseal/snapshot"
 )
 
 func spireCommand() *cobra.Command {
@@ -43,17 +44,21 @@ func (o *entriesOutput) Set(s string) error {
 
 func spireEntriesCommand() *cobra.Command {
 	format := entriesOutput{"table"}
+	var keys []string
+	var threshold int
 	c := &cobra.Command{
 		Use:   "entries FILE",
 		Short: "Print the registration entries that a snapshot wants",
 		Long: `Print the registration entries that the snapshot FILE wants a SPIRE server to
-hold: one for each image set without a revoked image and each parent. The file
-is read and not verified; meshseal spire sync verifies it.
+hold: one for each image set without a revoked image and each parent. With --key
+the file is verified first, as meshseal spire sync does it; without, it is only
+read.
 
--o kubernetes writes ClusterStaticEntry manifests for spire-controller-manager.`,
+-o kubernetes writes ClusterStaticEntry manifests for spire-controller-manager.
+Apply none of a file that was not verified.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			d, err := readDraft(args[0])
+			d, err := readContents(args[0], keys, threshold)
 			if err != nil {
 				return err
 			}
@@ -72,7 +77,29 @@ is read and not verified; meshseal spire sync verifies it.
 		},
 	}
 	c.Flags().VarP(&format, "output", "o", "how to write the result: table, json, yaml or kubernetes")
+	c.Flags().StringSliceVar(&keys, "key", nil, "file with a trusted public key; may be given several times")
+	c.Flags().IntVar(&threshold, "threshold", 1, "with --key, how many of the keys must have signed")
 	return c
+}
+
+// readContents reads a snapshot file, and verifies it where there are keys.
+func readContents(name string, keys []string, threshold int) (snapshot.Contents, error) {
+	if len(keys) == 0 {
+		return readDraft(name)
+	}
+	trust, err := readTrust(keys, threshold)
+	if err != nil {
+		return nil, err
+	}
+	data, err := snapshot.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	s, err := snapshot.Open(data, trust, time.Now())
+	if err != nil {
+		return nil, finding(fmt.Errorf("%s: %s: %w", name, snapshot.Code(err), err))
+	}
+	return s, nil
 }
 
 type entriesView struct {
