@@ -344,6 +344,12 @@ func TestProxylessClient(t *testing.T) {
 		t.Fatalf("the first call was answered by %q: %v", got, err)
 	}
 	p := m.becomes(xds.Synced)
+	meshtest.Eventually(t, "the client has four types", func() error {
+		if p = m.becomes(xds.Synced); len(p.Streams[0].Types) != 4 {
+			return fmt.Errorf("it has %d", len(p.Streams[0].Types))
+		}
+		return nil
+	})
 	if s := p.Streams[0]; s.Variant != xds.StateOfTheWorld || s.Node.ID != "proxyless" || len(s.Types) != 4 {
 		t.Errorf("the stream is %+v, want four types in state-of-the-world form", s)
 	}
