@@ -32,6 +32,14 @@ func (g *guarded) inForce() (guardtest.Sealed, map[string]string) {
 	g.t.Helper()
 	g.start()
 	s := g.seal(5, g.resources()...)
+	g.runs(s)
+	return s, g.running()
+}
+
+// runs sends what is sealed and waits for all of it to run: an Envoy accepts a
+// listener before its workers listen.
+func (g *guarded) runs(s guardtest.Sealed) {
+	g.t.Helper()
 	g.rogue.accepted(g.honest(s)...)
 	g.envoy.WaitReady()
 	g.envoy.Eventually("everything that is sealed runs", func() error {
@@ -39,7 +47,6 @@ func (g *guarded) inForce() (guardtest.Sealed, map[string]string) {
 		return wantErr(n == allThatRuns && g.serves("/x") == sealedAnswer && g.serves("/found") == sealedAnswer,
 			"%d resources run: %v; %q, %q", n, slices.Collect(maps.Keys(g.running())), g.serves("/x"), g.serves("/found"))
 	})
-	return s, g.running()
 }
 
 // refused pushes an update and wants it refused by a rule, the Envoy alive, and
@@ -280,7 +287,7 @@ func TestGuardRemembers(t *testing.T) {
 	}
 	g.start()
 	rollback(map[string]string{})
-	g.rogue.accepted(g.honest(s)...)
+	g.runs(s)
 	rollback(runs)
 }
 
