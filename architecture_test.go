@@ -23,7 +23,8 @@ var directions = []struct {
 }{
 	{"identity", nil},
 	{"identity/...", []string{"identity"}},
-	{"policies/...", []string{"identity"}},
+	{"request/...", nil},
+	{"policies/...", []string{"identity", "request"}},
 	{"internal/...", []string{"identity"}},
 	{"snapshot/...", []string{"identity"}},
 	{"routes/...", nil},
@@ -33,7 +34,7 @@ var directions = []struct {
 	{"mesh/doctor/...", []string{"snapshot", "guard", "identity"}},
 	{"mesh/...", []string{"mesh/...", "snapshot", "routes", "policies", "identity"}},
 	{"xds/...", []string{"xds/...", "snapshot", "identity", "policies", "internal/..."}},
-	{"extauthz/...", []string{"extauthz/...", "snapshot", "routes", "identity", "policies", "internal/..."}},
+	{"extauthz/...", []string{"extauthz/...", "snapshot", "routes", "request", "identity", "policies", "internal/..."}},
 	{"cmd/meshseal-guard/...", []string{"guard", "snapshot"}},
 	{"cmd/...", []string{"cmd/...", "mesh/...", "snapshot", "guard", "identity/...", "registration", "policies", "xds", "extauthz", "internal/..."}},
 	{"examples/...", []string{"snapshot", "internal/..."}},
