@@ -10,7 +10,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/protobuf/proto"
 )
@@ -59,7 +58,7 @@ type Address struct {
 	IP   string // of a socket address, as Envoy writes it
 	Port uint32
 	Pipe string // path of a Unix socket
-	// Other: it is one of another kind, or has fields beside these.
+	// Other: there is one, and it is of another kind or says nothing.
 	Other bool
 }
 
@@ -100,15 +99,10 @@ func (r *Request) From(m *authv3.CheckRequest) {
 
 func peer(p *authv3.AttributeContext_Peer) Peer {
 	out := Peer{Certificate: p.GetCertificate(), Principal: p.GetPrincipal(), Service: p.GetService()}
-	switch a := p.GetAddress().GetAddress().(type) {
-	case nil:
-	case *corev3.Address_SocketAddress:
-		s := a.SocketAddress
-		out.Address = Address{IP: s.GetAddress(), Port: s.GetPortValue()}
-	case *corev3.Address_Pipe:
-		out.Address = Address{Pipe: a.Pipe.GetPath()}
-	default:
-		out.Address = Address{Other: true}
+	if a := p.GetAddress(); a != nil {
+		s := a.GetSocketAddress()
+		out.Address = Address{IP: s.GetAddress(), Port: s.GetPortValue(), Pipe: a.GetPipe().GetPath()}
+		out.Address.Other = out.Address == Address{}
 	}
 	return out
 }
