@@ -77,6 +77,9 @@ func (l *leafReader) content() (Content, error) {
 			return Content{}, fmt.Errorf("%s %q: %w", attestationLeaf, clip(a.name), err)
 		}
 	}
+	if err := l.readEntryPoints(); err != nil {
+		return Content{}, err
+	}
 	return l.c, nil
 }
 

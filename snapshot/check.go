@@ -133,6 +133,9 @@ func checkWorkloads(c Content) error {
 		if err := checkImages(w); err != nil {
 			return fmt.Errorf("workload %q: %w", w.Name, err)
 		}
+		if err := checkPolicy(w); err != nil {
+			return fmt.Errorf("workload %q: %w", w.Name, err)
+		}
 	}
 	return nil
 }

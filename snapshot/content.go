@@ -126,6 +126,10 @@ type Workload struct {
 	// Unproven lets callers in whose SPIFFE ID carries no digest, as long as a
 	// waiver of UnprovenRule for this workload lasts.
 	Unproven bool
+	// Policy is the rule that decides what the proxies ask that front the
+	// workload: inbound who may call it, outbound where it may go. It is written
+	// as Mesh.PolicyPath is; empty: that one decides.
+	Policy string
 	// Evidence are the sources that have to agree with the SPIFFE ID's path.
 	// Sorted.
 	Evidence []EvidenceKind

@@ -51,7 +51,7 @@ func (p Proxy) settings() []setting {
 func (l Workload) settings() []setting {
 	return append([]setting{
 		{"id", l.ID.String()}, {"allowed", joinSets(l.Allowed)}, {"revoked", joinDigests(l.Revoked, ",")},
-		{"unproven", yes(l.Unproven)}, {"evidence", joined(l.Evidence, ",", func(k EvidenceKind) string { return string(k) })},
+		{"policy", l.Policy}, {"unproven", yes(l.Unproven)}, {"evidence", joined(l.Evidence, ",", func(k EvidenceKind) string { return string(k) })},
 	}, l.Registration.settings()...)
 }
 

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 // names, both compared as bytes.
 const (
 	attestationLeaf = "attestation"
+	entryPointLeaf  = "entrypoint"
 	evidenceLeaf    = "evidence"
 	meshLeaf        = "mesh"
 	policyLeaf      = "policy"
@@ -40,7 +42,7 @@ func encodeLeaf(kind, name string, body []byte) []byte {
 // encodeLeaves returns the leaves of c, which is sorted, in their order, and the
 // place of the first proxy's among them.
 func encodeLeaves(c Content) (leaves [][]byte, firstProxy int) {
-	leaves = c.encodeAttestations()
+	leaves = slices.Concat(c.encodeAttestations(), c.encodeEntryPoints())
 	if !c.Mesh.Evidence.isZero() {
 		leaves = append(leaves, encodeLeaf(evidenceLeaf, c.Mesh.Name, c.Mesh.Evidence.encode()))
 	}
@@ -64,10 +66,11 @@ func encodeLeaves(c Content) (leaves [][]byte, firstProxy int) {
 // leafReader collects the content that leaves hold.
 type leafReader struct {
 	c Content
-	// evidence and attestations wait for the mesh, the proxies and the workloads
-	// that they are about, which come later.
+	// These wait for the mesh, the proxies and the workloads that they are about,
+	// which come later.
 	evidence     []pendingLeaf
 	attestations []pendingLeaf
+	entryPoints  []pendingLeaf
 }
 
 // pendingLeaf is a leaf whose body is not decoded yet.
@@ -87,6 +90,8 @@ func (l *leafReader) add(leaf []byte) error {
 	switch kind {
 	case attestationLeaf:
 		l.attestations = append(l.attestations, pendingLeaf{name, b.take(len(body))})
+	case entryPointLeaf:
+		l.entryPoints = append(l.entryPoints, pendingLeaf{name, b.take(len(body))})
 	case evidenceLeaf:
 		l.evidence = append(l.evidence, pendingLeaf{name, b.take(len(body))})
 	case meshLeaf:

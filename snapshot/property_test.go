@@ -38,6 +38,11 @@ func drawContent(t *rapid.T) Content {
 			Allowed: drawSets(t), Revoked: drawDigests(t, 0),
 		})
 	}
+	for i := range c.Workloads {
+		if rapid.Bool().Draw(t, "own policy") {
+			c.Workloads[i].Policy = drawText(t, "policy")
+		}
+	}
 	for i, name := range names.Draw(t, "proxies") {
 		p := Proxy{Name: name, ID: spiffeid.RequireFromSegments(td.Draw(t, "td"), fmt.Sprintf("p%d", i))}
 		if rapid.Bool().Draw(t, "fronts") {
