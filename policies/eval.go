@@ -39,7 +39,10 @@ func (p *Program) Entrypoint() string { return p.entry.String() }
 // EvalOption changes one evaluation.
 type EvalOption func(*evalOptions)
 
-type evalOptions struct{ now time.Time }
+type evalOptions struct {
+	now    time.Time
+	tracer topdown.QueryTracer // of Explain: it is told of every rule
+}
 
 // At makes now the time that time.now_ns gives and that io.jwt.decode_verify
 // judges a token by. Without it that is the machine's clock.
@@ -100,6 +103,9 @@ func (p *Program) options(input ast.Value, opts []EvalOption) []rego.EvalOption 
 	}
 	if !o.now.IsZero() {
 		out = append(out, rego.EvalTime(o.now))
+	}
+	if o.tracer != nil {
+		out = append(out, rego.EvalQueryTracer(o.tracer), rego.EvalRuleIndexing(false))
 	}
 	return out
 }
