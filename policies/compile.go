@@ -48,29 +48,41 @@ func Compile(files []File, entry string) (*Program, error) {
 	if err := checkEntry(compiler, ref); err != nil {
 		return nil, err
 	}
-	program, err := prepare(compiler, src.store(), ref)
+	messages, err := src.sets.link()
 	if err != nil {
 		return nil, err
 	}
-	program.grpc, err = src.sets.link()
-	return program, err
+	most := maxCache
+	values := cache.NewInterQueryValueCache(context.Background(), &cache.Config{
+		InterQueryBuiltinValueCache: cache.InterQueryBuiltinValueCacheConfig{MaxNumEntries: &most},
+	})
+	return (&code{compiler: compiler, store: src.store(), values: values, grpc: messages}).program(ref)
 }
 
-func prepare(compiler *ast.Compiler, store storage.Store, entry ast.Ref) (*Program, error) {
+// At is the program of another entry point of the same files. The two share
+// what was compiled, the data and what patterns are remembered.
+func (p *Program) At(entry string) (*Program, error) {
+	ref, err := parseEntry(entry)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkEntry(p.code.compiler, ref); err != nil {
+		return nil, err
+	}
+	return p.code.program(ref)
+}
+
+func (c *code) program(entry ast.Ref) (*Program, error) {
 	query, err := rego.New(
-		rego.Compiler(compiler),
-		rego.Store(store),
+		rego.Compiler(c.compiler),
+		rego.Store(c.store),
 		rego.ParsedQuery(ast.NewBody(ast.NewExpr(ast.NewTerm(entry)))),
 		rego.StrictBuiltinErrors(true),
 	).PrepareForEval(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", entry, err)
 	}
-	most := maxCache
-	values := cache.NewInterQueryValueCache(context.Background(), &cache.Config{
-		InterQueryBuiltinValueCache: cache.InterQueryBuiltinValueCacheConfig{MaxNumEntries: &most},
-	})
-	return &Program{entry: entry, query: query, cache: values}, nil
+	return &Program{entry: entry, query: query, code: c}, nil
 }
 
 // sources are the parsed files of a mesh repository's policies.

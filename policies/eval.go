@@ -8,6 +8,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/topdown/cache"
 )
@@ -21,15 +22,22 @@ const MaxEval = time.Second
 type Program struct {
 	entry ast.Ref
 	query rego.PreparedEvalQuery
-	cache cache.InterQueryValueCache
-	grpc  *descriptors // nil if the files have no descriptor set
+	code  *code
+}
+
+// code is what the programs of one set of files share.
+type code struct {
+	compiler *ast.Compiler
+	store    storage.Store
+	values   cache.InterQueryValueCache
+	grpc     *descriptors // nil if the files have no descriptor set
 }
 
 func (p *Program) messages() *descriptors {
 	if p == nil {
 		return nil
 	}
-	return p.grpc
+	return p.code.grpc
 }
 
 // Entrypoint is the rule that decides, as Rego names it:
@@ -99,7 +107,7 @@ func (p *Program) options(input ast.Value, opts []EvalOption) []rego.EvalOption 
 		// strings.any_*_match with a value that is no string, where the call
 		// itself is an error: under `not`, that allowed.
 		rego.EvalRuleIndexing(false),
-		rego.EvalInterQueryBuiltinValueCache(p.cache),
+		rego.EvalInterQueryBuiltinValueCache(p.code.values),
 	}
 	if !o.now.IsZero() {
 		out = append(out, rego.EvalTime(o.now))

@@ -245,7 +245,7 @@ allow if {
 	input.meshseal.workload in data.callers
 }
 `, `{"callers": ["web", "admin"]}`)
-	req := request("/orders/7?x=1", "", ":method", "GET", "user-agent", "x")
+	req := asked("/orders/7?x=1", "", ":method", "GET", "user-agent", "x")
 	req.GetAttributes().GetRequest().GetHttp().Method = "GET"
 	b.ReportAllocs()
 	for b.Loop() {

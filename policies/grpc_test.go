@@ -56,7 +56,7 @@ func framed(message string) []byte {
 }
 
 func call(path string, raw []byte, headers ...string) *authv3.CheckRequest {
-	r := request(path, "", append(headers, "content-type", "application/grpc")...)
+	r := asked(path, "", append(headers, "content-type", "application/grpc")...)
 	r.GetAttributes().GetRequest().GetHttp().RawBody = raw
 	return r
 }
@@ -100,8 +100,8 @@ func TestMessagesOfGRPC(t *testing.T) {
 		"a content length":         {call("/shop.Orders/Put", framed(order), "content-length", "many"), doc, false},
 		"no body":                  {call("/shop.Orders/Put", nil), nil, false},
 		"the largest message":      {call("/shop.Orders/Put", framed(text(1, strings.Repeat("x", maxMessage-5)))), map[string]any{"itemId": strings.Repeat("x", maxMessage-5)}, false},
-		"another type":             {request("/shop.Orders/Put", `[1]`, "content-type", "application/json"), []any{1.0}, false},
-		"another type on the same": {request("/shop.Orders/Put", string(framed(order)), "content-type", "text/plain"), nil, false},
+		"another type":             {asked("/shop.Orders/Put", `[1]`, "content-type", "application/json"), []any{1.0}, false},
+		"another type on the same": {asked("/shop.Orders/Put", string(framed(order)), "content-type", "text/plain"), nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in, err := p.Input(c.req, Facts{})

@@ -9,6 +9,8 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+
+	"meshseal/request"
 )
 
 // Facts are what was proven about a request before the policy is asked. They
@@ -113,6 +115,15 @@ func (p *Program) Input(req *authv3.CheckRequest, facts Facts) (map[string]any, 
 	}
 	input["meshseal"] = facts.document()
 	return input, nil
+}
+
+// InputOf is the input document with what the program can read of it, for Eval.
+// The errors are those of Input.
+func (p *Program) InputOf(r *request.Request, f *Facts) (any, error) {
+	if r.Fault() != "" {
+		return nil, fmt.Errorf("%w: %s", ErrInput, r.Fault())
+	}
+	return p.Input(r.Message(), *f)
 }
 
 // parsePath takes the path of a request apart: the segments, decoded before

@@ -22,7 +22,7 @@ import (
 
 // request makes an HTTP request as Envoy describes it: headers are pairs of
 // name and value.
-func request(path, body string, headers ...string) *authv3.CheckRequest {
+func asked(path, body string, headers ...string) *authv3.CheckRequest {
 	h := map[string]string{}
 	for i := 0; i < len(headers); i += 2 {
 		h[headers[i]] = headers[i+1]
@@ -102,35 +102,35 @@ func TestInputRefusesAmbiguity(t *testing.T) {
 	for name, req := range map[string]*authv3.CheckRequest{
 		"nil":                         nil,
 		"no attributes":               {},
-		"malformed escape in path":    request("/a%2", ""),
-		"path is not UTF-8":           request("/%ff", ""),
-		"malformed escape in query":   request("/?a=%zz", ""),
-		"semicolon in query":          request("/?a=1;b=2", ""),
-		"query is not UTF-8":          request("/?a=%ff", ""),
-		"name in query is not UTF-8":  request("/?%ff=1", ""),
-		"endless query":               request("/?"+strings.Repeat("a&", 20_000), ""),
-		"JSON cut, chunked":           request("/", `{"a": [1`, "content-type", jsonCT),
-		"JSON twice":                  request("/", `{} {}`, "content-type", jsonCT),
-		"JSON with a name twice":      request("/", `{"role":"user","role":"admin"}`, "content-type", jsonCT),
+		"malformed escape in path":    asked("/a%2", ""),
+		"path is not UTF-8":           asked("/%ff", ""),
+		"malformed escape in query":   asked("/?a=%zz", ""),
+		"semicolon in query":          asked("/?a=1;b=2", ""),
+		"query is not UTF-8":          asked("/?a=%ff", ""),
+		"name in query is not UTF-8":  asked("/?%ff=1", ""),
+		"endless query":               asked("/?"+strings.Repeat("a&", 20_000), ""),
+		"JSON cut, chunked":           asked("/", `{"a": [1`, "content-type", jsonCT),
+		"JSON twice":                  asked("/", `{} {}`, "content-type", jsonCT),
+		"JSON with a name twice":      asked("/", `{"role":"user","role":"admin"}`, "content-type", jsonCT),
 		"JSON with a name twice, raw": httpRequest(&authv3.AttributeContext_HttpRequest{Headers: map[string]string{"content-type": jsonCT}, RawBody: []byte(`[{"a":{"b":1,"\u0062":2}}]`)}),
 		"JSON is not UTF-8":           httpRequest(&authv3.AttributeContext_HttpRequest{Headers: map[string]string{"content-type": jsonCT}, RawBody: []byte("\"\xff\"")}),
-		"JSON too deep":               request("/", strings.Repeat("[", maxDepth+2)+strings.Repeat("]", maxDepth+2), "content-type", jsonCT),
-		"JSON endlessly deep":         request("/", strings.Repeat("[", 1<<20), "content-type", jsonCT),
-		"JSON with a huge exponent":   request("/", `{"n": 1e999999999}`, "content-type", jsonCT),
-		"JSON with a long number":     request("/", `{"n": 1.`+strings.Repeat("9", 1_000_000)+`}`, "content-type", jsonCT),
-		"JSON in capitals":            request("/", `{"a"`, "content-type", "Application/JSON"),
-		"JSON that is empty space":    request("/", ` `, "content-type", jsonCT),
-		"form malformed":              request("/", `a=%zz`, "content-type", form),
-		"type twice, joined":          request("/", `{}`, "content-type", jsonCT+","+form),
-		"type malformed":              request("/", `{}`, "content-type", jsonCT+"; a; b"),
-		"length is no number":         request("/", `{}`, "content-type", jsonCT, "content-length", "2 2"),
-		"multipart cut":               request("/", multi("--B\nContent-Disposition: form-data; name=\"a\"\n\nx"), "content-type", "multipart/form-data; boundary=B"),
-		"multipart cut in a header":   request("/", multi("--B\nContent-Disposition: form-data; name=\"a\"\n\nx--B--\n--B\nContent-Dis"), "content-type", "multipart/form-data; boundary=B"),
-		"multipart, another line end": request("/", multi("--B\nContent-Disposition: form-data; name=\"a\"\n\nx")+"\n--B--\n"+multi("\n--B\nContent-Dis"), "content-type", "multipart/form-data; boundary=B"),
-		"multipart, empty boundary":   request("/", multi("--\nContent-Disposition: form-data; name=\"a\"\n\nx\n----"), "content-type", `multipart/form-data; boundary=""`),
-		"multipart of another":        request("/", "text", "content-type", "multipart/form-data; boundary=B"),
-		"multipart, malformed JSON":   request("/", multi("--B\nContent-Disposition: form-data; name=\"a\"\nContent-Type: Application/JSON\n\n{\n--B--\n"), "content-type", "multipart/form-data; boundary=B"),
-		"multipart of many parts":     request("/", strings.Repeat(multi("--B\nContent-Disposition: form-data; name=\"a\"\n\nx\n"), maxParts+1)+"--B--", "content-type", "multipart/form-data; boundary=B"),
+		"JSON too deep":               asked("/", strings.Repeat("[", maxDepth+2)+strings.Repeat("]", maxDepth+2), "content-type", jsonCT),
+		"JSON endlessly deep":         asked("/", strings.Repeat("[", 1<<20), "content-type", jsonCT),
+		"JSON with a huge exponent":   asked("/", `{"n": 1e999999999}`, "content-type", jsonCT),
+		"JSON with a long number":     asked("/", `{"n": 1.`+strings.Repeat("9", 1_000_000)+`}`, "content-type", jsonCT),
+		"JSON in capitals":            asked("/", `{"a"`, "content-type", "Application/JSON"),
+		"JSON that is empty space":    asked("/", ` `, "content-type", jsonCT),
+		"form malformed":              asked("/", `a=%zz`, "content-type", form),
+		"type twice, joined":          asked("/", `{}`, "content-type", jsonCT+","+form),
+		"type malformed":              asked("/", `{}`, "content-type", jsonCT+"; a; b"),
+		"length is no number":         asked("/", `{}`, "content-type", jsonCT, "content-length", "2 2"),
+		"multipart cut":               asked("/", multi("--B\nContent-Disposition: form-data; name=\"a\"\n\nx"), "content-type", "multipart/form-data; boundary=B"),
+		"multipart cut in a header":   asked("/", multi("--B\nContent-Disposition: form-data; name=\"a\"\n\nx--B--\n--B\nContent-Dis"), "content-type", "multipart/form-data; boundary=B"),
+		"multipart, another line end": asked("/", multi("--B\nContent-Disposition: form-data; name=\"a\"\n\nx")+"\n--B--\n"+multi("\n--B\nContent-Dis"), "content-type", "multipart/form-data; boundary=B"),
+		"multipart, empty boundary":   asked("/", multi("--\nContent-Disposition: form-data; name=\"a\"\n\nx\n----"), "content-type", `multipart/form-data; boundary=""`),
+		"multipart of another":        asked("/", "text", "content-type", "multipart/form-data; boundary=B"),
+		"multipart, malformed JSON":   asked("/", multi("--B\nContent-Disposition: form-data; name=\"a\"\nContent-Type: Application/JSON\n\n{\n--B--\n"), "content-type", "multipart/form-data; boundary=B"),
+		"multipart of many parts":     asked("/", strings.Repeat(multi("--B\nContent-Disposition: form-data; name=\"a\"\n\nx\n"), maxParts+1)+"--B--", "content-type", "multipart/form-data; boundary=B"),
 		"type twice, raw headers": httpRequest(&authv3.AttributeContext_HttpRequest{Body: `{}`, HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
 			{Key: "content-type", RawValue: []byte("text/plain")}, {Key: "Content-Type", RawValue: []byte(jsonCT)},
 		}}}),
@@ -161,21 +161,21 @@ func TestInputBody(t *testing.T) {
 		body any
 		cut  bool
 	}{
-		"type in capitals":    {request("/", `{"a":1}`, "content-type", "APPLICATION/json"), map[string]any{"a": 1.0}, false},
-		"type in a parameter": {request("/", `a=1`, "content-type", "application/x-www-form-urlencoded; x=\"application/json\""), map[string]any{"a": []any{"1"}}, false},
-		"type in another":     {request("/", `{"a":1}`, "content-type", "text/plain; x=\"application/json\""), nil, false},
-		"type unreadable":     {request("/", `{"a":1}`, "content-type", "nonsense//"), nil, false},
+		"type in capitals":    {asked("/", `{"a":1}`, "content-type", "APPLICATION/json"), map[string]any{"a": 1.0}, false},
+		"type in a parameter": {asked("/", `a=1`, "content-type", "application/x-www-form-urlencoded; x=\"application/json\""), map[string]any{"a": []any{"1"}}, false},
+		"type in another":     {asked("/", `{"a":1}`, "content-type", "text/plain; x=\"application/json\""), nil, false},
+		"type unreadable":     {asked("/", `{"a":1}`, "content-type", "nonsense//"), nil, false},
 		"raw headers":         {httpRequest(&authv3.AttributeContext_HttpRequest{Body: `[1]`, HeaderMap: rawHeaders("Content-Type", "application/json")}), []any{1.0}, false},
 		"raw headers, cut":    {httpRequest(&authv3.AttributeContext_HttpRequest{Body: `[1`, HeaderMap: rawHeaders("content-type", "application/json", "content-length", "9")}), nil, true},
-		"Envoy says cut":      {request("/", `a=1&b`, "content-type", "application/x-www-form-urlencoded", "x-envoy-auth-partial-body", "true"), nil, true},
-		"Envoy says whole":    {request("/", `a=1`, "content-type", "application/x-www-form-urlencoded", "x-envoy-auth-partial-body", "false"), map[string]any{"a": []any{"1"}}, false},
-		"at the limit":        {request("/", `[1]`, "content-type", "application/json", "content-length", "3"), []any{1.0}, false},
-		"at the limit + 1":    {request("/", `[1]`, "content-type", "application/json", "content-length", "4"), nil, true},
-		"length unknown":      {request("/", `[1]`, "content-type", "application/json", "content-length", "-1"), []any{1.0}, false},
-		"binary part":         {request("/", "--B\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\n\xffx\r\n--B--", "content-type", "multipart/form-data; boundary=B"), map[string]any{"f": []any{"\ufffdx"}}, false},
-		"bytes of a part":     {request("/", "--B\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\n\xff\xfe\xc3x\r\n--B--", "content-type", "multipart/form-data; boundary=B"), map[string]any{"f": []any{"\ufffd\ufffd\ufffdx"}}, false},
-		"gRPC":                {request("/a.B/C", "\x00\x00\x00\x00\x00", "content-type", "application/grpc+proto"), nil, false},
-		"as deep as may be":   {request("/", strings.Repeat("[", 3)+strings.Repeat("]", 3), "content-type", "application/json"), []any{[]any{[]any{}}}, false},
+		"Envoy says cut":      {asked("/", `a=1&b`, "content-type", "application/x-www-form-urlencoded", "x-envoy-auth-partial-body", "true"), nil, true},
+		"Envoy says whole":    {asked("/", `a=1`, "content-type", "application/x-www-form-urlencoded", "x-envoy-auth-partial-body", "false"), map[string]any{"a": []any{"1"}}, false},
+		"at the limit":        {asked("/", `[1]`, "content-type", "application/json", "content-length", "3"), []any{1.0}, false},
+		"at the limit + 1":    {asked("/", `[1]`, "content-type", "application/json", "content-length", "4"), nil, true},
+		"length unknown":      {asked("/", `[1]`, "content-type", "application/json", "content-length", "-1"), []any{1.0}, false},
+		"binary part":         {asked("/", "--B\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\n\xffx\r\n--B--", "content-type", "multipart/form-data; boundary=B"), map[string]any{"f": []any{"\ufffdx"}}, false},
+		"bytes of a part":     {asked("/", "--B\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\n\xff\xfe\xc3x\r\n--B--", "content-type", "multipart/form-data; boundary=B"), map[string]any{"f": []any{"\ufffd\ufffd\ufffdx"}}, false},
+		"gRPC":                {asked("/a.B/C", "\x00\x00\x00\x00\x00", "content-type", "application/grpc+proto"), nil, false},
+		"as deep as may be":   {asked("/", strings.Repeat("[", 3)+strings.Repeat("]", 3), "content-type", "application/json"), []any{[]any{[]any{}}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in, err := Input(c.req, Facts{})
@@ -196,7 +196,7 @@ func TestInputFactsCannotBeForged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req := request("/meshseal?meshseal=admin", `{"meshseal":{"workload":"admin"}}`,
+	req := asked("/meshseal?meshseal=admin", `{"meshseal":{"workload":"admin"}}`,
 		"content-type", "application/json", "meshseal", "admin", "input.meshseal.workload", "admin")
 	req.Attributes.ContextExtensions = map[string]string{"meshseal": "admin"}
 	req.Attributes.MetadataContext = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{"meshseal": s}}
@@ -251,7 +251,7 @@ allow if count(input.meshseal.evidence_agreed) == 0
 		agreed []string
 		want   bool
 	}{{nil, true}, {[]string{"jwt-svid", "x509-extension"}, true}, {[]string{"x509-extension"}, false}} {
-		if r, err := ask(t, p, request("/", ""), Facts{EvidenceAgreed: c.agreed}); err != nil || r.Allowed != c.want {
+		if r, err := ask(t, p, asked("/", ""), Facts{EvidenceAgreed: c.agreed}); err != nil || r.Allowed != c.want {
 			t.Errorf("%v: %+v, %v; want %v", c.agreed, r, err, c.want)
 		}
 	}

@@ -27,7 +27,7 @@ func ask(t *testing.T, p *Program, req *authv3.CheckRequest, f Facts, opts ...Ev
 }
 
 func get(path string, headers ...string) *authv3.CheckRequest {
-	r := request(path, "", headers...)
+	r := asked(path, "", headers...)
 	r.GetAttributes().GetRequest().GetHttp().Method = "GET"
 	return r
 }
@@ -188,12 +188,12 @@ allow if to_number(input.parsed_body.amount[0]) <= 100
 		{form, `amount=101`, false},
 		{"text/plain", `{"amount": 1}`, false},
 	} {
-		if r, err := ask(t, p, request("/", c.body, "content-type", c.kind), Facts{}); err != nil || r.Allowed != c.want {
+		if r, err := ask(t, p, asked("/", c.body, "content-type", c.kind), Facts{}); err != nil || r.Allowed != c.want {
 			t.Errorf("%s %s: %v, %v; want %v", c.kind, c.body, r.Allowed, err, c.want)
 		}
 	}
 	// Rego orders numbers before strings, so a string is above every number.
-	if r, err := ask(t, p, request("/", `{"amount": "1"}`, "content-type", "application/json"), Facts{}); r.Allowed {
+	if r, err := ask(t, p, asked("/", `{"amount": "1"}`, "content-type", "application/json"), Facts{}); r.Allowed {
 		t.Errorf("a string is not at most 100: %v, %v", r.Allowed, err)
 	}
 }
