@@ -93,9 +93,11 @@ func build(fsys fs.FS, at snapshot.Commit) (*snapshot.Draft, Report, *policies.G
 // compile refuses a request policy that would not load when the snapshot takes
 // effect, and makes the rules that judge the rest.
 func (repo *repository) compile() (*policies.Guardrails, error) {
-	_, err := policies.Compile(repo.policyFiles(), repo.mesh.PolicyPath)
+	program, err := policies.Compile(repo.policyFiles(), repo.mesh.PolicyPath)
 	if err != nil {
 		err = fmt.Errorf("%s/: %w", policiesDir, err)
+	} else {
+		err = repo.checkEntryPoints(program)
 	}
 	rules, wrong := policies.NewGuardrails(repo.guardrails)
 	return rules, errors.Join(err, wrong)

@@ -262,5 +262,5 @@ func (repo *repository) checkReferences() error {
 		}
 		ids[w.ID.String()] = file
 	}
-	return repo.checkWaivers()
+	return errors.Join(repo.checkPolicies(), repo.checkWaivers())
 }

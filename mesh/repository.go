@@ -51,6 +51,8 @@ type repository struct {
 	waiverAt map[[4]string]policies.Place
 	// unprovenAt is where a workload says that it is unproven, by its name.
 	unprovenAt map[string]policies.Place
+	// policyAt makes an error about the rule that a workload names, by its name.
+	policyAt map[string]func(format string, args ...any) error
 	// guardrails are the repository's own rules and their tests.
 	guardrails []policies.File
 }

@@ -16,6 +16,7 @@ import (
 
 func (repo *repository) readWorkloads(r *reader) error {
 	repo.unprovenAt = map[string]policies.Place{}
+	repo.policyAt = map[string]func(string, ...any) error{}
 	entries, err := r.folder(workloadsDir)
 	if err != nil {
 		return err
@@ -52,6 +53,10 @@ func (repo *repository) workload(s *source, name string) (snapshot.Workload, err
 		"spiffe_id": parsed(s, &w.ID, identity.ParseBaseID),
 		"allowed":   s.imageSets(&sets),
 		"revoked":   s.digests(&w.Revoked),
+		"policy": func(n *yaml.Node) error {
+			repo.policyAt[name] = func(format string, args ...any) error { return s.fail(n, format, args...) }
+			return parsed(s, &w.Policy, parsePolicyPath)(n)
+		},
 		"digest": func(n *yaml.Node) error {
 			digest = n
 			return parsed(s, &w.Unproven, parseUnproven)(n)
