@@ -167,7 +167,7 @@ func showCommand() *cobra.Command {
 func writeSummary(w io.Writer, s summary) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "root\t%s\n", s.Root)
-	fmt.Fprintf(t, "mesh\t%s (format %s)\n", s.Mesh.Name, s.Mesh.Format)
+	fmt.Fprintf(t, "mesh\t%s (format %s), decided by %s\n", s.Mesh.Name, s.Mesh.Format, s.Mesh.PolicyPath)
 	fmt.Fprintf(t, "commit\t%s, sequence %d, %s\n", s.Statement.Commit, s.Statement.Sequence, s.Statement.CommitTime.UTC().Format(time.RFC3339))
 	if s.Statement.Issued == nil {
 		fmt.Fprintf(t, "statement\tnot signed\n")
@@ -231,6 +231,9 @@ func ofProxy(p proxyView) string {
 
 func ofWorkload(v workloadView) string {
 	var out string
+	if v.Policy != "" {
+		out += ", decided by " + v.Policy
+	}
 	if v.Digest != "" {
 		out += ", digest " + v.Digest
 	}

@@ -107,6 +107,7 @@ type workloadView struct {
 	ID       string     `json:"spiffe_id"`
 	Allowed  [][]string `json:"allowed"`
 	Revoked  []string   `json:"revoked"`
+	Policy   string     `json:"policy,omitempty"` // absent: the mesh's
 	Digest   string     `json:"digest,omitempty"` // "unproven", or absent
 	Evidence []string   `json:"evidence"`
 	SPIRE    *spireView `json:"spire,omitempty"`
@@ -116,7 +117,7 @@ func viewWorkloads(all []snapshot.Workload) []workloadView {
 	out := []workloadView{}
 	for _, w := range all {
 		v := workloadView{
-			Name: w.Name, ID: w.ID.String(), Allowed: viewSets(w.Allowed), Revoked: viewDigests(w.Revoked),
+			Name: w.Name, ID: w.ID.String(), Allowed: viewSets(w.Allowed), Revoked: viewDigests(w.Revoked), Policy: w.Policy,
 			Evidence: []string{}, SPIRE: viewSPIRE(w.Registration),
 		}
 		if w.Unproven {
