@@ -23,6 +23,9 @@ type Explanation struct {
 	// the first that holds, and what stands in a body after an expression that
 	// failed.
 	Rules []RuleOutcome
+	// Unknown are the expressions by which the result depends on what is not
+	// known; where there is one, Result and Rules may not be what they were.
+	Unknown []UnknownRead
 }
 
 // RuleOutcome is what came of one body of a rule. A rule with several bodies, a
@@ -58,19 +61,23 @@ type SeenValue struct{ Name, Value string }
 // where Eval leaves out those of which it knows that they cannot hold; it is
 // slower for that, and bounded as Eval is. The error is that of Eval, and the
 // Explanation says how far the policy came until then.
-func (p *Program) Explain(ctx context.Context, input any, opts ...EvalOption) (Explanation, error) {
+//
+// unknown are paths below input, such as attributes, source, certificate: what
+// stands there is not the value that was there.
+func (p *Program) Explain(ctx context.Context, input any, unknown [][]string, opts ...EvalOption) (Explanation, error) {
 	if p == nil {
 		_, err := p.Eval(ctx, input, opts...)
 		return Explanation{}, err
 	}
-	t := &tracer{rules: map[*ast.Rule]*RuleOutcome{}, queries: map[uint64]*ast.Rule{}}
+	t := &tracer{reads: newReads(unknown), rules: map[*ast.Rule]*RuleOutcome{}, queries: map[uint64]*ast.Rule{}}
 	opts = append(opts, func(o *evalOptions) { o.tracer = t })
 	result, err := p.Eval(ctx, input, opts...)
-	return Explanation{Entrypoint: p.Entrypoint(), Result: result, Rules: t.outcomes()}, err
+	return Explanation{Entrypoint: p.Entrypoint(), Result: result, Rules: t.outcomes(), Unknown: t.reads.found}, err
 }
 
 // tracer gathers what OPA tells while it evaluates.
 type tracer struct {
+	reads   *reads
 	order   []*ast.Rule
 	rules   map[*ast.Rule]*RuleOutcome
 	queries map[uint64]*ast.Rule // the rule whose body a query is
@@ -92,9 +99,13 @@ func (t *tracer) TraceEvent(e topdown.Event) {
 			t.queries[e.QueryID] = n
 			t.outcome(n).Tried++
 		case topdown.ExitOp:
+			t.reads.head(n.Head, &e)
 			t.held(n, &e)
 		}
 	case *ast.Expr:
+		if e.Op == topdown.EvalOp {
+			t.reads.expression(n, t.queries[e.QueryID] != nil, &e)
+		}
 		// Only the body itself: what fails inside of `not` or of a comprehension
 		// does not end it.
 		if rule := t.queries[e.QueryID]; rule != nil && e.Op == topdown.FailOp {
