@@ -69,15 +69,15 @@ func (p *Program) Explain(ctx context.Context, input any, unknown [][]string, op
 		_, err := p.Eval(ctx, input, opts...)
 		return Explanation{}, err
 	}
-	t := &tracer{reads: newReads(unknown), rules: map[*ast.Rule]*RuleOutcome{}, queries: map[uint64]*ast.Rule{}}
+	t := &tracer{watch: newWatch(unknown), rules: map[*ast.Rule]*RuleOutcome{}, queries: map[uint64]*ast.Rule{}}
 	opts = append(opts, func(o *evalOptions) { o.tracer = t })
 	result, err := p.Eval(ctx, input, opts...)
-	return Explanation{Entrypoint: p.Entrypoint(), Result: result, Rules: t.outcomes(), Unknown: t.reads.found}, err
+	return Explanation{Entrypoint: p.Entrypoint(), Result: result, Rules: t.outcomes(), Unknown: t.watch.found}, err
 }
 
 // tracer gathers what OPA tells while it evaluates.
 type tracer struct {
-	reads   *reads
+	watch   *watch
 	order   []*ast.Rule
 	rules   map[*ast.Rule]*RuleOutcome
 	queries map[uint64]*ast.Rule // the rule whose body a query is
@@ -99,12 +99,12 @@ func (t *tracer) TraceEvent(e topdown.Event) {
 			t.queries[e.QueryID] = n
 			t.outcome(n).Tried++
 		case topdown.ExitOp:
-			t.reads.head(n.Head, &e)
+			t.watch.head(n.Head, &e)
 			t.held(n, &e)
 		}
 	case *ast.Expr:
 		if e.Op == topdown.EvalOp {
-			t.reads.expression(n, t.queries[e.QueryID] != nil, &e)
+			t.watch.expression(n, t.queries[e.QueryID] != nil, &e)
 		}
 		// Only the body itself: what fails inside of `not` or of a comprehension
 		// does not end it.

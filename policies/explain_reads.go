@@ -14,7 +14,7 @@ type UnknownRead struct {
 	At   Place
 }
 
-// reads finds out whether an evaluation looked at parts of the input that are
+// watch finds out whether an evaluation looked at parts of the input that are
 // unknown. An evaluation that did not gives the same result whatever they are:
 // all that it does follows from what it reads.
 //
@@ -26,14 +26,14 @@ type UnknownRead struct {
 //
 // reads the method and nothing else. Anything else that is done with a
 // collection counts as reading all of it.
-type reads struct {
+type watch struct {
 	unknown []ast.Ref
 	aliases map[ast.Var]ast.Ref // of the whole program: the compiler gives each its own name
 	found   []UnknownRead
 }
 
-func newReads(unknown [][]string) *reads {
-	r := &reads{aliases: map[ast.Var]ast.Ref{}}
+func newWatch(unknown [][]string) *watch {
+	r := &watch{aliases: map[ast.Var]ast.Ref{}}
 	for _, path := range unknown {
 		ref := ast.Ref{ast.InputRootDocument}
 		for _, part := range path {
@@ -46,7 +46,7 @@ func newReads(unknown [][]string) *reads {
 
 // expression is told of one; own says that it stands in the body of a rule, and
 // not inside of another expression.
-func (r *reads) expression(x *ast.Expr, own bool, e *topdown.Event) {
+func (r *watch) expression(x *ast.Expr, own bool, e *topdown.Event) {
 	if len(r.unknown) == 0 || own && r.alias(x, e) {
 		return
 	}
@@ -54,13 +54,13 @@ func (r *reads) expression(x *ast.Expr, own bool, e *topdown.Event) {
 }
 
 // head is told of a rule that held: its value is handed on as a whole.
-func (r *reads) head(h *ast.Head, e *topdown.Event) {
+func (r *watch) head(h *ast.Head, e *topdown.Event) {
 	if len(r.unknown) > 0 {
 		r.walk(h, e)
 	}
 }
 
-func (r *reads) walk(x any, e *topdown.Event) {
+func (r *watch) walk(x any, e *topdown.Event) {
 	ast.NewGenericVisitor(func(n any) bool {
 		switch n := n.(type) {
 		case ast.Ref:
@@ -96,7 +96,7 @@ func (r *reads) walk(x any, e *topdown.Event) {
 }
 
 // term is anything but a reference that is read.
-func (r *reads) term(t *ast.Term, e *topdown.Event) {
+func (r *watch) term(t *ast.Term, e *topdown.Event) {
 	switch v := t.Value.(type) {
 	case ast.Var:
 		if v.Equal(ast.InputRootDocument.Value) {
@@ -112,7 +112,7 @@ func (r *reads) term(t *ast.Term, e *topdown.Event) {
 }
 
 // alias takes an expression that does nothing but name a part of the input.
-func (r *reads) alias(x *ast.Expr, e *topdown.Event) bool {
+func (r *watch) alias(x *ast.Expr, e *topdown.Event) bool {
 	if !x.IsEquality() || x.Negated || len(x.With) > 0 {
 		return false
 	}
@@ -135,7 +135,7 @@ func (r *reads) alias(x *ast.Expr, e *topdown.Event) bool {
 }
 
 // isUnknown: nothing of the part is known, not even what it has.
-func (r *reads) isUnknown(part ast.Ref) bool {
+func (r *watch) isUnknown(part ast.Ref) bool {
 	return slices.ContainsFunc(r.unknown, part.HasPrefix)
 }
 
@@ -149,7 +149,7 @@ func isBound(v ast.Var, e *topdown.Event) bool {
 }
 
 // whole is a reference with the part that its variable stands for in its place.
-func (r *reads) whole(ref ast.Ref) ast.Ref {
+func (r *watch) whole(ref ast.Ref) ast.Ref {
 	head, _ := ref[0].Value.(ast.Var)
 	if alias, ok := r.aliases[head]; ok {
 		return append(slices.Clone(alias), ref[1:]...)
@@ -159,7 +159,7 @@ func (r *reads) whole(ref ast.Ref) ast.Ref {
 
 // part is what of the input a reference reads, cut at the first bracket whose
 // content is not known yet; false if it is none to the input.
-func (r *reads) part(ref ast.Ref, e *topdown.Event) (ast.Ref, bool) {
+func (r *watch) part(ref ast.Ref, e *topdown.Event) (ast.Ref, bool) {
 	out := ast.Ref{}
 	for i, t := range r.whole(ref) {
 		if i == 0 {
@@ -174,7 +174,7 @@ func (r *reads) part(ref ast.Ref, e *topdown.Event) (ast.Ref, bool) {
 	return out, true
 }
 
-func (r *reads) touch(part ast.Ref, e *topdown.Event) {
+func (r *watch) touch(part ast.Ref, e *topdown.Event) {
 	for _, u := range r.unknown {
 		if !part.HasPrefix(u) && !u.HasPrefix(part) {
 			continue
