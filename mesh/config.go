@@ -111,6 +111,8 @@ type proxyConfig struct {
 	directions map[string]direction
 	// public has the listeners that may be open to the world.
 	public map[string]bool
+	// reports has the listeners whose denials are not to be enforced.
+	reports map[string]bool
 
 	listeners []*listenerv3.Listener
 	routes    []*routev3.RouteConfiguration

@@ -45,6 +45,7 @@ filter_chains:
       upgrade_configs:
       - upgrade_type: websocket
         filters:
+        #websocket-filter
         - name: router
           typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
       #upgrade

@@ -80,7 +80,10 @@ var guardCases = []guardCase{
 	{"FAILURE_MODE_ALLOW", "tcp", "failure_mode_allow",
 		hooks{"#tcp-filter": filter("filters.network.ext_authz.v3.ExtAuthz", ", stat_prefix: x, failure_mode_allow: true")},
 		hooks{"#tcp-filter": filter("filters.network.ext_authz.v3.ExtAuthz", ", stat_prefix: x")}},
-	{"SHADOW_MODE", "in", "shadow_mode", hooks{"#filter": authz("shadow_mode: true")}, hooks{"#filter": authz("shadow_mode: false")}},
+	{"SHADOW_MODE", "in", "http_filters[0].typed_config.shadow_mode",
+		hooks{"#filter": authz("shadow_mode: true"), "#websocket-filter": authz("shadow_mode: true")}, hooks{"#filter": authz("shadow_mode: false")}},
+	{"SHADOW_MODE", "in", "upgrade_configs[0].filters[0].typed_config.shadow_mode",
+		hooks{"#filter": authz("shadow_mode: true"), "#websocket-filter": authz("shadow_mode: true")}, nil},
 	{"SHADOW_MODE", "tcp", "shadow_mode",
 		hooks{"#tcp-filter": filter("filters.network.ext_authz.v3.ExtAuthz", ", stat_prefix: x, shadow_mode: true")}, nil},
 	{"FILTER_ENABLED", "in", "filter_enabled",
@@ -443,8 +446,8 @@ func waiver(rule, resource string, until time.Time) snapshot.Waiver {
 }
 
 func TestWaivers(t *testing.T) {
-	later, shadow := guardTime.Add(time.Hour), hooks{"#filter": authz("shadow_mode: true")}
-	other := waiver("SHADOW_MODE", "in", later)
+	later, shadow := guardTime.Add(time.Hour), hooks{"#tcp-filter": filter("filters.network.ext_authz.v3.ExtAuthz", ", stat_prefix: x, shadow_mode: true")}
+	other := waiver("SHADOW_MODE", "tcp", later)
 	other.Proxy = "q"
 	cases := []struct {
 		name    string
@@ -453,12 +456,12 @@ func TestWaivers(t *testing.T) {
 		finding string // code of the one finding; "" for none
 		notice  string // code of the one notice about a waiver; "" for none
 	}{
-		{"in force", shadow, []snapshot.Waiver{waiver("SHADOW_MODE", "in", later)}, "", ""},
-		{"ends now", shadow, []snapshot.Waiver{waiver("SHADOW_MODE", "in", guardTime)}, "SHADOW_MODE " + waiverExpired, ""},
+		{"in force", shadow, []snapshot.Waiver{waiver("SHADOW_MODE", "tcp", later)}, "", ""},
+		{"ends now", shadow, []snapshot.Waiver{waiver("SHADOW_MODE", "tcp", guardTime)}, "SHADOW_MODE " + waiverExpired, ""},
 		{"of another resource", shadow, []snapshot.Waiver{waiver("SHADOW_MODE", "out", later)}, "SHADOW_MODE", waiverUnused},
 		{"of another proxy", shadow, []snapshot.Waiver{other}, "SHADOW_MODE", waiverUnused},
-		{"of another rule", shadow, []snapshot.Waiver{waiver("LISTENER_FILTER", "in", later)}, "SHADOW_MODE", waiverUnused},
-		{"of nothing", nil, []snapshot.Waiver{waiver("SHADOW_MODE", "in", later)}, "", waiverUnused},
+		{"of another rule", shadow, []snapshot.Waiver{waiver("LISTENER_FILTER", "tcp", later)}, "SHADOW_MODE", waiverUnused},
+		{"of nothing", nil, []snapshot.Waiver{waiver("SHADOW_MODE", "tcp", later)}, "", waiverUnused},
 		{"of a rule without exceptions", hooks{"#filter": authz("failure_mode_allow: true")},
 			[]snapshot.Waiver{waiver("FAILURE_MODE_ALLOW", "in", later)}, "FAILURE_MODE_ALLOW " + waiverRefused, ""},
 		{"of an unknown rule", nil, []snapshot.Waiver{waiver("SHADOW_MOD", "in", later)}, waiverRefused, ""},

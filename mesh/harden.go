@@ -46,6 +46,9 @@ type hardener struct {
 	// connect: some listener lets CONNECT through, so that its route tables
 	// need a catch-all of their own for it.
 	connect bool
+	// shadows are what the ext_authz filters of the listener at hand say: whether
+	// they only report, and whether they deny.
+	shadows map[bool]bool
 }
 
 // harden edits the resources of p in place: it inserts ext_authz where a
@@ -117,12 +120,13 @@ func (h *hardener) listener(l *listenerv3.Listener) error {
 		h.notices = append(h.notices, h.notice(l, noticeListenerLeftOpen,
 			"listener %q of proxy %q gets no ext_authz filter: a waiver leaves it open", l.GetName(), h.name))
 	}
+	h.shadows = map[bool]bool{}
 	for _, c := range chains(l) {
 		if err := h.chain(l, c, dir, open); err != nil {
 			return err
 		}
 	}
-	return nil
+	return h.oneMode(l, open)
 }
 
 // closeSocket gives a Unix socket without a mode the mode that only the user
@@ -198,6 +202,7 @@ func (h *hardener) networkAuthz(l *listenerv3.Listener, c *listenerv3.FilterChai
 	if dir == inbound {
 		authz.IncludePeerCertificate, authz.IncludeTlsSession = true, true
 	}
+	authz.ShadowMode = h.shadow(l, authz.GetShadowMode())
 	f := &listenerv3.Filter{Name: snapshot.FilterName, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: &anypb.Any{}}}
 	c.Filters = append([]*listenerv3.Filter{f}, rest...)
 	h.origin[f] = h.at(c)

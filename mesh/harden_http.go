@@ -165,6 +165,7 @@ func (h *hardener) insertAuthz(l *listenerv3.Listener, filters []*hcmv3.HttpFilt
 			"ext_authz filter %q of listener %q asks meshseal instead", f.GetName(), l.GetName()))
 	}
 	httpAuthz(authz, dir)
+	authz.ShadowMode = h.shadow(l, authz.GetShadowMode())
 	ours.Name = snapshot.FilterName
 	ours.ConfigType = &hcmv3.HttpFilter_TypedConfig{TypedConfig: &anypb.Any{}}
 	if err := h.repack(ours.GetTypedConfig(), authz); err != nil {

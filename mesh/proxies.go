@@ -54,7 +54,7 @@ func (repo *repository) readProxies(r *reader) error {
 
 func (repo *repository) readProxy(r *reader, name, dir string) (*proxyConfig, error) {
 	p := &proxyConfig{
-		name: name, file: path.Join(dir, proxyFile), directions: map[string]direction{}, public: map[string]bool{},
+		name: name, file: path.Join(dir, proxyFile), directions: map[string]direction{}, public: map[string]bool{}, reports: map[string]bool{},
 		origin: map[proto.Message]position{}, packed: map[*anypb.Any]proto.Message{},
 		index: index{}, sources: map[string]*source{}, clientChain: repo.mesh.Evidence.Chain,
 	}
@@ -102,7 +102,7 @@ func (repo *repository) readHead(p *proxyConfig, s *source) (map[string]*yaml.No
 		"workload":  parsed(s, &p.workload, parseName),
 		"listeners": func(n *yaml.Node) error {
 			if n.Kind != yaml.MappingNode {
-				return s.fail(n, "must map each listener's name to inbound or outbound, or to a mapping with direction and public")
+				return s.fail(n, "must map each listener's name to inbound or outbound, or to a mapping with direction, public and report_only")
 			}
 			for i := 0; i < len(n.Content); i += 2 {
 				name := n.Content[i].Value
@@ -166,10 +166,11 @@ func (p *proxyConfig) readListener(s *source, name string, n *yaml.Node) error {
 		p.directions[name] = d
 		return err
 	}
-	var public bool
+	var public, reports bool
 	err := s.object(n, "a listener", map[string]func(*yaml.Node) error{
-		"direction": parsed(s, &d, parseDirection),
-		"public":    parsed(s, &public, parseBool),
+		"direction":   parsed(s, &d, parseDirection),
+		"public":      parsed(s, &public, parseBool),
+		"report_only": parsed(s, &reports, parseBool),
 	})
 	if err == nil {
 		err = s.require(n, "direction")
@@ -177,7 +178,7 @@ func (p *proxyConfig) readListener(s *source, name string, n *yaml.Node) error {
 	if err == nil && public && d == outbound {
 		err = s.fail(n, "an outbound listener speaks for the workload and cannot be public")
 	}
-	p.directions[name], p.public[name] = d, public
+	p.directions[name], p.public[name], p.reports[name] = d, public, reports
 	return err
 }
 
