@@ -138,8 +138,13 @@ type Workload struct {
 	Registration *Registration
 }
 
-// UnprovenRule is the rule of the waiver that a workload with Unproven needs.
-const UnprovenRule = "DIGEST_UNPROVEN"
+// Rules whose waivers have a meaning beyond the build.
+const (
+	// UnprovenRule is the rule of the waiver that a workload with Unproven needs.
+	UnprovenRule = "DIGEST_UNPROVEN"
+	// ShadowRule is the rule of the waiver of a listener that only reports.
+	ShadowRule = "SHADOW_MODE"
+)
 
 // ImageSet is the digests of all images that run together in one instance of a
 // workload. One image for a single process.
