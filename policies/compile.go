@@ -82,7 +82,7 @@ func (c *code) program(entry ast.Ref) (*Program, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", entry, err)
 	}
-	return &Program{entry: entry, query: query, code: c}, nil
+	return &Program{entry: entry, query: query, code: c, reads: readsOf(c.compiler, entry)}, nil
 }
 
 // sources are the parsed files of a mesh repository's policies.

@@ -23,6 +23,7 @@ type Program struct {
 	entry ast.Ref
 	query rego.PreparedEvalQuery
 	code  *code
+	reads *reads
 }
 
 // code is what the programs of one set of files share.

@@ -9,8 +9,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-
-	"meshseal/request"
 )
 
 // Facts are what was proven about a request before the policy is asked. They
@@ -38,26 +36,31 @@ type Facts struct {
 	Cluster   string
 }
 
-func (f Facts) document() map[string]any {
-	return map[string]any{
-		"spiffe_id":    f.SPIFFEID,
-		"trust_domain": f.TrustDomain,
-		"digest":       f.Digest,
-		"evidence":     f.Evidence,
-		"workload":     f.Workload,
-		"proxy":        f.Proxy,
-		"direction":    f.Direction,
-		"snapshot":     f.Snapshot,
-		"commit":       f.Commit,
-		"listener":     f.Listener,
-		"chain":        f.Chain,
-		"route":        f.Route,
-		"cluster":      f.Cluster,
+// factTexts are the facts that are strings, by their names in input.meshseal.
+var factTexts = map[string]func(*Facts) string{
+	"spiffe_id":    func(f *Facts) string { return f.SPIFFEID },
+	"trust_domain": func(f *Facts) string { return f.TrustDomain },
+	"digest":       func(f *Facts) string { return f.Digest },
+	"evidence":     func(f *Facts) string { return f.Evidence },
+	"workload":     func(f *Facts) string { return f.Workload },
+	"proxy":        func(f *Facts) string { return f.Proxy },
+	"direction":    func(f *Facts) string { return f.Direction },
+	"snapshot":     func(f *Facts) string { return f.Snapshot },
+	"commit":       func(f *Facts) string { return f.Commit },
+	"listener":     func(f *Facts) string { return f.Listener },
+	"chain":        func(f *Facts) string { return f.Chain },
+	"route":        func(f *Facts) string { return f.Route },
+	"cluster":      func(f *Facts) string { return f.Cluster },
+}
 
-		// Always there, as every fact is: a policy that counts it must not be
-		// undefined.
-		"evidence_agreed": list(f.EvidenceAgreed),
+func (f *Facts) document() map[string]any {
+	// Always there, as every fact is: a policy that counts it must not be
+	// undefined.
+	out := map[string]any{"evidence_agreed": list(f.EvidenceAgreed)}
+	for name, of := range factTexts {
+		out[name] = of(f)
 	}
+	return out
 }
 
 // noStrings is the empty list. All documents share it; none is ever changed.
@@ -74,6 +77,9 @@ func list(of []string) any {
 	}
 	return out
 }
+
+// versionDocument is input.version. All documents share it; it is never changed.
+var versionDocument any = map[string]any{"ext_authz": "v3", "encoding": "protojson"}
 
 // Input makes the input document of a request or a TCP connection: that of
 // opa-envoy-plugin v1.14.1, and input.meshseal with the facts. Its values are
@@ -105,7 +111,7 @@ func (p *Program) Input(req *authv3.CheckRequest, facts Facts) (map[string]any, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInput, err)
 	}
-	input["version"] = map[string]any{"ext_authz": "v3", "encoding": "protojson"}
+	input["version"] = versionDocument
 	input["parsed_path"] = path
 	input["parsed_query"] = query
 	input["parsed_body"] = body
@@ -115,15 +121,6 @@ func (p *Program) Input(req *authv3.CheckRequest, facts Facts) (map[string]any, 
 	}
 	input["meshseal"] = facts.document()
 	return input, nil
-}
-
-// InputOf is the input document with what the program can read of it, for Eval.
-// The errors are those of Input.
-func (p *Program) InputOf(r *request.Request, f *Facts) (any, error) {
-	if r.Fault() != "" {
-		return nil, fmt.Errorf("%w: %s", ErrInput, r.Fault())
-	}
-	return p.Input(r.Message(), *f)
 }
 
 // parsePath takes the path of a request apart: the segments, decoded before
