@@ -8,6 +8,8 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	proxyprotocolv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
+
+	"meshseal/request"
 )
 
 // addresses are those that a listener binds.
@@ -45,12 +47,15 @@ func (a *addresses) add(m *corev3.Address) {
 	}
 }
 
-// socket reads an IP address and a port; a port of 0 would agree with nothing
-// that a connection can have, so it is none.
 func socket(m *corev3.Address) (netip.AddrPort, bool) {
 	s := m.GetSocketAddress()
-	ip, err := netip.ParseAddr(s.GetAddress())
-	port := s.GetPortValue()
+	return socketOf(s.GetAddress(), s.GetPortValue())
+}
+
+// socketOf reads an IP address and a port; a port of 0 would agree with nothing
+// that a connection can have, so it is none.
+func socketOf(address string, port uint32) (netip.AddrPort, bool) {
+	ip, err := netip.ParseAddr(address)
 	if err != nil || port == 0 || port > 65535 {
 		return netip.AddrPort{}, false
 	}
@@ -74,14 +79,14 @@ func (a addresses) agreeText(local string) bool {
 }
 
 // agree is agreeText for an address as a CheckRequest states it.
-func (a addresses) agree(local *corev3.Address) bool {
-	if a.rewritten {
+func (a addresses) agree(local request.Address) bool {
+	switch {
+	case a.rewritten:
 		return true
+	case local.Pipe != "":
+		return slices.Contains(a.pipes, local.Pipe)
 	}
-	if p := local.GetPipe(); p != nil {
-		return slices.Contains(a.pipes, p.GetPath())
-	}
-	s, ok := socket(local)
+	s, ok := socketOf(local.IP, local.Port)
 	return ok && a.agreeSocket(s)
 }
 

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-
 	"meshseal/identity"
 	"meshseal/internal/grpcpeer"
 )
@@ -16,8 +14,8 @@ import (
 // nobody.
 type asker struct {
 	proxy *index
-	// svid is the proxy's own; the zero SVID where a Unix socket stands for it.
-	svid identity.SVID
+	// proven is the proxy's own SVID; nil where a Unix socket stands for it.
+	proven *proven
 }
 
 // asker is the proxy step. The SVID of a connection is verified again at every
@@ -35,7 +33,7 @@ func (s *Server) asker(ctx context.Context, plan *Plan, now time.Time) (asker, *
 		return asker{proxy: x}, x.allows(identity.Digest{})
 	}
 	bundles := s.config.Bundles()
-	svid, err := s.svids.verify(connectionKey(peer.Chain), bundles, now, func() (identity.SVID, error) {
+	who, err := s.svids.connection(peer.Chain, bundles, now, func() (identity.SVID, error) {
 		return s.verify(peer.Chain, bundles, now)
 	})
 	switch {
@@ -43,20 +41,15 @@ func (s *Server) asker(ctx context.Context, plan *Plan, now time.Time) (asker, *
 		return asker{}, deny(ProxySVIDExpired, "%v", err)
 	case err != nil:
 		return asker{}, deny(ProxySVIDInvalid, "%v", err)
+	case who.malformed != nil:
+		return asker{}, deny(ProxySVIDInvalid, "%v", who.malformed)
 	}
-	base, digest, err := identity.Split(svid.ID())
-	switch {
-	case errors.Is(err, identity.ErrNoDigest):
-		base = svid.ID()
-	case err != nil:
-		return asker{}, deny(ProxySVIDInvalid, "%v", err)
-	}
-	p, ok := plan.snapshot.ProxyByID(base)
+	p, ok := plan.snapshot.ProxyByID(who.base)
 	if !ok {
-		return asker{}, deny(ProxyUnknown, "the snapshot has no proxy with the SPIFFE ID %q", base)
+		return asker{}, deny(ProxyUnknown, "the snapshot has no proxy with the SPIFFE ID %q", who.baseID)
 	}
 	x := plan.proxies[p.Name]
-	return asker{proxy: x, svid: svid}, x.allows(digest)
+	return asker{proxy: x, proven: who}, x.allows(who.digest)
 }
 
 // allows judges what the asking Envoy runs, where the mesh repository says what
@@ -78,12 +71,11 @@ func (x *index) allows(digest identity.Digest) *denial {
 // is revoked for callers must not go on serving either.
 func (a asker) serves(plan *Plan) *denial {
 	w := plan.byName[a.proxy.proxy.Workload]
-	if w == nil || w.id != a.proxy.proxy.ID || a.svid.Leaf() == nil {
+	if w == nil || w.id != a.proxy.proxy.ID || a.proven == nil {
 		return nil
 	}
-	_, digest, err := identity.Split(a.svid.ID())
-	if err == nil && w.revoked[digest] {
-		return deny(ProxyDigestNotAllowed, "proxy %q serves as workload %q and runs %s, which is revoked", a.proxy.proxy.Name, w.name, digest)
+	if w.revoked[a.proven.digest] {
+		return deny(ProxyDigestNotAllowed, "proxy %q serves as workload %q and runs %s, which is revoked", a.proxy.proxy.Name, w.name, a.proven.digestText)
 	}
 	return nil
 }
@@ -101,35 +93,39 @@ func (s *Server) verify(chain []*x509.Certificate, bundles *identity.TrustBundle
 // peer is the peer step of an inbound request: the client certificate that the
 // proxy hands over. Its claim in source.principal or source.service is never
 // read; that can be the DNS name, the subject or a client's header.
-func (s *Server) peer(plan *Plan, a *authv3.AttributeContext, now time.Time) (identity.SVID, *denial) {
-	certificate, bundles := a.GetSource().GetCertificate(), s.config.Bundles()
-	svid, err := s.svids.verify(handedOverKey(certificate), bundles, now, func() (identity.SVID, error) {
+func (s *Server) peer(c *check) (*proven, *denial) {
+	certificate, bundles := c.req.Source.Certificate, s.config.Bundles()
+	forwarded := ""
+	if c.plan.mesh.Evidence.Chain {
+		forwarded, _ = c.req.Header(forwardedHeader)
+	}
+	who, err := s.svids.handedOver(c.key[:0], certificate, forwarded, bundles, c.now, func() (identity.SVID, error) {
 		leaf, err := identity.PeerCertificate(certificate)
 		if err != nil {
 			return identity.SVID{}, err
 		}
-		return s.verifyPeer(plan, leaf, a, bundles, now)
+		return s.verifyPeer(leaf, forwarded, bundles, c.now)
 	})
 	if err != nil {
-		return identity.SVID{}, deny(peerReason(err), "%v", err)
+		return nil, deny(peerReason(err), "%v", err)
 	}
-	if td := svid.ID().TrustDomain(); !plan.trusted[td] {
-		return identity.SVID{}, deny(PeerTrustDomain, "trust domain %q is not listed in meshseal.yaml", td)
+	if td := who.base.TrustDomain(); !c.plan.trusted[td] {
+		return nil, deny(PeerTrustDomain, "trust domain %q is not listed in meshseal.yaml", td)
 	}
-	return svid, nil
+	return who, nil
 }
 
 // verifyPeer verifies a leaf that came alone. Where no way leads from it to the
 // trust bundle, and the mesh has Envoy hand over the certificates that the
 // caller sent along, it tries those too. They are no trust, so it does not
 // matter who wrote that header.
-func (s *Server) verifyPeer(plan *Plan, leaf *x509.Certificate, a *authv3.AttributeContext, bundles *identity.TrustBundles, now time.Time) (identity.SVID, error) {
+func (s *Server) verifyPeer(leaf *x509.Certificate, forwarded string, bundles *identity.TrustBundles, now time.Time) (identity.SVID, error) {
 	chain := []*x509.Certificate{leaf}
 	svid, err := s.verify(chain, bundles, now)
-	if err == nil || !plan.mesh.Evidence.Chain {
+	if err == nil || forwarded == "" {
 		return svid, err
 	}
-	further, forwardedErr := identity.PeerIntermediates(leaf, a.GetRequest().GetHttp().GetHeaders()[forwardedHeader])
+	further, forwardedErr := identity.PeerIntermediates(leaf, forwarded)
 	switch {
 	case forwardedErr != nil:
 		return identity.SVID{}, forwardedErr

@@ -3,79 +3,116 @@ package extauthz
 import (
 	"context"
 	"errors"
-	"fmt"
 	"runtime/debug"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"go.opentelemetry.io/otel/trace"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 
 	"meshseal/identity"
 	"meshseal/policies"
+	"meshseal/request"
+	"meshseal/routes"
 )
 
 // maxStack bounds how much of a panic's stack stands in a record, in bytes.
 const maxStack = 4096
 
-// check is one question while it is answered.
+// check is one question while it is answered. Its strings are parts of wire, so
+// whatever is kept for longer than the check is copied.
 type check struct {
-	id    string
-	req   *authv3.CheckRequest
-	md    metadata.MD
+	id   decisionID
+	wire []byte // what came
+	req  request.Request
+	// unreadable is why wire is no request.
+	unreadable error
+	// foreign is what came, where a codec that does not know checks decoded it.
+	foreign *authv3.CheckRequest
+
 	now   time.Time
+	trace traced
 	facts Facts
 	plan  *Plan
 	asker asker
-	// headers are those of the request, each value by itself; unreadable is what
-	// is wrong with them, nil if nothing is.
-	headers    headerValues
-	unreadable *denial
-	// result is what the policy said, for the record; nil where it was not
-	// asked.
-	result *policies.Result
-	rego   time.Duration
+	marks indexes
+	match routes.Request
+
+	// verdict is what the policy step came to, for the record; nil where it was
+	// not reached.
+	verdict *verdict
+	told    policies.Facts // what the policy is told beside the request
+	key     []byte
+	rego    time.Duration
+	// kept: what came may have become a part of something that is kept.
+	kept bool
+
+	// Of the record.
+	input, erased, scratch []byte
+	idText                 [idLength]byte
+	metrics                Metrics
+	out                    []byte // the answer, encoded
 }
 
 // Check answers one question of Envoy. It never returns an error or a nil
 // response: Envoy takes some of those for a yes. Where Config.MaxChecks are in
 // work already it denies at once.
 func (s *Server) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	c := newCheck()
+	defer c.free()
+	var err error
+	if c.wire, err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(c.wire[:0], req); err != nil {
+		c.wire, c.unreadable = nil, err
+	}
+	s.check(ctx, c)
+	return decodeAnswer(c.out), nil
+}
+
+// check answers a question in c.out, if there is room for one more.
+func (s *Server) check(ctx context.Context, c *check) {
 	if !s.load.enter() {
-		return s.shed(ctx), nil
+		c.out = append(c.out[:0], s.shed(ctx)...)
+		return
 	}
 	defer s.load.leave()
-	return s.answer(ctx, req), nil
+	s.answer(ctx, c)
 }
 
 // answer decides, records and answers.
-func (s *Server) answer(ctx context.Context, req *authv3.CheckRequest) (answer *authv3.CheckResponse) {
-	c := &check{id: newID(), req: req}
+func (s *Server) answer(ctx context.Context, c *check) {
 	defer func() {
 		if r := recover(); r != nil {
-			answer = respond(c.refuse(deny(Internal, "panic: %v", r)))
+			c.kept = true
+			c.out = c.refuse(deny(Internal, "panic: %v", r)).appendAnswer(c.out[:0])
 		}
 	}()
 	c.now = s.config.Now()
-	c.headers, c.unreadable = rawHeaders(req)
-	c.md, _ = metadata.FromIncomingContext(ctx)
-	ctx, span := startSpan(ctx, s.config.Tracer, c.md, req)
-	ctx, cancel := context.WithTimeout(ctx, s.config.Deadline)
-	defer cancel()
+	c.read()
+	ctx = s.startSpan(ctx, c)
 
 	d := c.guarded(func() Decision { return s.decide(ctx, c) })
 	d = c.guarded(func() Decision { return s.record(ctx, c, d) })
 
-	endSpan(span, d)
+	c.trace.end(d)
 	s.config.Observe(d, s.config.Now().Sub(c.now))
-	return respond(d)
+	c.out = d.appendAnswer(c.out[:0])
+}
+
+// read makes a request of what came.
+func (c *check) read() {
+	switch {
+	case c.unreadable != nil:
+	case c.foreign != nil:
+		c.req.From(c.foreign)
+	default:
+		c.unreadable = c.req.Read(c.wire)
+	}
 }
 
 // guarded turns a panic into a denial that is recorded like any other.
 func (c *check) guarded(step func() Decision) (d Decision) {
 	defer func() {
 		if r := recover(); r != nil {
+			c.kept = true
 			stack := debug.Stack()
 			d = c.refuse(deny(Internal, "panic: %v\n%s", r, stack[:min(len(stack), maxStack)]))
 		}
@@ -88,74 +125,68 @@ func (c *check) refuse(d *denial) Decision { return refuse(c.id, c.facts, d, nil
 // decide takes the steps in order; the first that fails denies. The plan in
 // force is read once, so that one request is judged by one snapshot.
 func (s *Server) decide(ctx context.Context, c *check) Decision {
-	in, fault := readCarried(c.md)
+	in, fault := readCarried(ctx)
 	if fault == nil {
-		fault = c.unreadable
-	}
-	if fault == nil {
-		fault = readable(c.req)
+		fault = c.readable()
 	}
 	if fault != nil {
 		return c.refuse(fault)
 	}
-	attributes := c.req.GetAttributes()
 
 	force, fault := s.inForce(c)
 	if fault != nil {
 		return c.refuse(fault)
 	}
-	plan := force.plan
-	c.plan = plan
+	c.plan = force.plan
 
-	c.asker, fault = s.asker(ctx, plan, c.now)
+	c.asker, fault = s.asker(ctx, c.plan, c.now)
 	if c.asker.proxy != nil {
 		c.facts.Proxy = c.asker.proxy.proxy.Name
 	}
 	if fault != nil {
 		return c.refuse(fault)
 	}
-	marks := force.marks(c.asker.proxy, c.now)
+	c.marks = force.marks(c.marks[:0], c.asker.proxy, c.now)
 
-	listener, fault := listenerOf(marks, in)
+	listener, fault := listenerOf(c.marks, in)
 	if fault != nil {
 		return c.refuse(fault)
 	}
 	c.facts.Listener, c.facts.Direction = listener.name, string(listener.direction)
 
-	caller, fault := s.caller(c, plan, listener.direction, attributes)
+	caller, fault := s.caller(c, listener.direction)
 	if fault != nil {
 		return c.refuse(fault)
 	}
 
-	passage, fault := agree(marks, listener, in, attributes, c.headers)
+	passage, fault := agree(c, listener, in)
 	if fault != nil {
 		return c.refuse(fault)
 	}
 	c.facts.Chain, c.facts.Route, c.facts.Cluster = passage.chain.name, passage.route, passage.cluster
 
-	result, fault := s.policy(ctx, c, plan.program)
+	c.verdict, fault = s.policy(ctx, c, caller, passage)
 	if fault != nil {
 		return c.refuse(fault)
 	}
-	if !result.Allowed {
-		return refuse(c.id, c.facts, deny(PolicyDenied, "%s", plan.program.Entrypoint()), &result)
-	}
-	return allow(c.id, c.facts, c.asker, caller, passage, result)
+	return judge(c.id, c.facts, c.asker, caller, passage, c.verdict)
 }
 
 // readable is the request step: there is something to decide about.
-func readable(req *authv3.CheckRequest) *denial {
-	a := req.GetAttributes()
-	if a == nil {
-		return deny(RequestMalformed, "it has no attributes")
-	}
-	h := a.GetRequest().GetHttp()
+func (c *check) readable() *denial {
+	r := &c.req
 	switch {
-	case h == nil:
+	case c.unreadable != nil:
+		return deny(RequestMalformed, "%v", c.unreadable)
+	case r.Fault() != "":
+		return deny(RequestMalformed, "%s", r.Fault())
+	case !r.Attributes:
+		return deny(RequestMalformed, "it has no attributes")
+	case !r.HTTP:
 		return nil
-	case h.GetMethod() == "":
+	case r.Method == "":
 		return deny(RequestMalformed, "an HTTP request without a method")
-	case h.GetPath() == "" && h.GetMethod() != "CONNECT":
+	case r.Path == "" && r.Method != "CONNECT":
 		return deny(RequestMalformed, "an HTTP request without a path")
 	}
 	return nil
@@ -168,81 +199,55 @@ func (s *Server) inForce(c *check) (*force, *denial) {
 		return nil, deny(SnapshotMissing, "no snapshot has been adopted")
 	}
 	c.facts.inForce(f.plan)
-	if st := f.plan.statement; !c.now.Before(st.Expires) {
+	if st := &f.plan.statement; !c.now.Before(st.Expires) {
 		return nil, deny(SnapshotExpired, "the statement expired at %s", st.Expires.UTC().Format(time.RFC3339))
 	}
 	return f, nil
 }
 
-// caller takes the peer, evidence and workload steps. Inbound, the caller is
-// the holder of the client certificate. Outbound, it is the workload that the
-// asking proxy fronts; they are one unit, so what it runs is attested in the
-// proxy's own SVID.
-func (s *Server) caller(c *check, plan *Plan, way direction, a *authv3.AttributeContext) (caller, *denial) {
-	var fault *denial
-	shown, from := identity.Presented{SVID: c.asker.svid, JWT: plan.token(a)}, proxySVID
-	if way == inbound {
-		if fault = c.asker.serves(plan); fault != nil {
-			return caller{}, fault
+// policy is the policy step. It comes last, so Rego can only narrow. What was
+// found out before, for a request that is equal in everything that the policy
+// reads, is not asked again.
+func (s *Server) policy(ctx context.Context, c *check, who caller, by passage) (*verdict, *denial) {
+	p := c.asker.proxy.policy
+	c.facts.tell(&c.told)
+	key, known := p.key(c.key[:0], &c.req, &c.told, who.number, by.chain.forwards)
+	if c.key = key; known {
+		if v, ok := c.plan.verdicts.Get(key); ok {
+			return v, nil
 		}
-		from = peerSVID
-		if shown.SVID, fault = s.peer(plan, a, c.now); fault != nil {
-			return caller{}, fault
-		}
-		c.facts.SPIFFEID, c.facts.TrustDomain = shown.SVID.ID().String(), shown.SVID.ID().TrustDomain().Name()
 	}
-	base, digest, fault := attested(shown.SVID)
+	v, fault, pure := s.evaluate(ctx, c, p, by.chain.forwards)
 	if fault != nil {
-		return caller{}, fault
+		return nil, fault
 	}
-	w := plan.byID[base]
-	if way != inbound {
-		w = plan.byName[c.asker.proxy.proxy.Workload]
+	if known && pure {
+		c.plan.verdicts.Put(key, v)
 	}
-	if digest.IsZero() {
-		waived, fault := plan.waive(w, shown, c.now)
-		if fault != nil {
-			return caller{}, fault
-		}
-		c.facts.named(w, digestUnproven, "")
-		return caller{workload: w, waived: waived}, nil
-	}
-	c.facts.Digest, c.facts.Evidence = digest.String(), string(from)
-	if way == inbound {
-		c.facts.SPIFFEID = base.String()
-	}
-	if w == nil {
-		return caller{}, deny(WorkloadUnknown, "%s caller %q, proxy %q", way, c.facts.SPIFFEID, c.facts.Proxy)
-	}
-	c.facts.named(w, c.facts.Digest, from)
-	agreed, err := identity.Agree(digest, shown, w.asked, c.now)
-	if err != nil {
-		return caller{}, deny(evidenceReason(err), "%v", err)
-	}
-	c.facts.agreed(agreed)
-	return caller{workload: w, digest: digest, evidence: from, agreed: agreed}, known(w, digest)
+	return v, nil
 }
 
-// policy is the policy step. It comes last, so Rego can only narrow.
-func (s *Server) policy(ctx context.Context, c *check, program *policies.Program) (policies.Result, *denial) {
-	input, err := program.Input(c.req, c.facts.policy())
+// evaluate asks Rego. The verdict is a pure one unless something else than the
+// request had a part in it, such as the time that was left.
+func (s *Server) evaluate(ctx context.Context, c *check, p *policy, forwards bool) (v *verdict, fault *denial, pure bool) {
+	c.kept = true
+	input, err := p.InputOf(&c.req, &c.told)
 	if err != nil {
-		return policies.Result{}, deny(RequestMalformed, "%v", err)
+		return nil, deny(RequestMalformed, "%v", err), false
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.config.Deadline)
+	defer cancel()
 	begin := s.config.Now()
-	result, err := program.Eval(ctx, input, policies.At(c.now))
+	result, err := p.Eval(ctx, input, policies.At(c.now))
 	c.rego = s.config.Now().Sub(begin)
-	if err != nil {
-		return policies.Result{}, deny(policyReason(err), "%s", withoutQuotes(err.Error()))
+	switch {
+	case err != nil:
+		reason := policyReason(err)
+		return p.failed(deny(reason, "%s", withoutQuotes(err.Error()))), nil, reason != PolicyTimeout && reason != RequestMalformed
+	case ctx.Err() != nil:
+		return nil, deny(PolicyTimeout, "the check ended before the policy did: %v", ctx.Err()), false
 	}
-	c.result = &result
-	if err := checkEdits(result); err != nil {
-		return policies.Result{}, deny(PolicyResult, "%v", err)
-	}
-	if err := ctx.Err(); err != nil {
-		return policies.Result{}, deny(PolicyTimeout, "the check ended before the policy did: %v", err)
-	}
-	return result, nil
+	return p.verdict(result, forwards), nil, true
 }
 
 func policyReason(err error) Reason {
@@ -259,54 +264,52 @@ func policyReason(err error) Reason {
 	return PolicyError
 }
 
-// record writes the decision down, and takes it back if that fails.
-func (s *Server) record(ctx context.Context, c *check, d Decision) Decision {
-	r, err := s.newRecord(ctx, c, d)
-	if err == nil {
-		err = s.config.Records.Record(r)
+// caller takes the peer, evidence and workload steps. Inbound, the caller is
+// the holder of the client certificate. Outbound, it is the workload that the
+// asking proxy fronts; they are one unit, so what it runs is attested in the
+// proxy's own SVID.
+func (s *Server) caller(c *check, way direction) (caller, *denial) {
+	plan, from, who, number := c.plan, proxySVID, c.asker.proven, uint64(0)
+	if way == inbound {
+		fault := c.asker.serves(plan)
+		if fault != nil {
+			return caller{}, fault
+		}
+		from = peerSVID
+		if who, fault = s.peer(c); fault != nil {
+			return caller{}, fault
+		}
+		number = who.number
+		c.facts.SPIFFEID, c.facts.TrustDomain = who.id, who.trustDomain
 	}
-	if err == nil || s.config.AllowUnrecorded {
-		return d
+	if fault := attested(who); fault != nil {
+		return caller{}, fault
 	}
-	return c.refuse(deny(RecordFailed, "%v; the decision was %s %s", err, d.Word(), d.Reason()))
-}
-
-func (s *Server) newRecord(ctx context.Context, c *check, d Decision) (Record, error) {
-	r := Record{
-		Labels:      s.config.Labels,
-		DecisionID:  d.ID(),
-		RequestedBy: requestedBy(ctx, c.asker.svid),
-		Timestamp:   c.now.UTC(),
-		Metrics: map[string]int64{
-			"timer_meshseal_check_ns":  s.config.Now().Sub(c.now).Nanoseconds(),
-			"timer_rego_query_eval_ns": c.rego.Nanoseconds(),
-		},
-		Meshseal: Account{Decision: d.Word(), Reason: d.Reason(), Step: d.Step(), Detail: d.Detail(), Facts: d.Facts()},
+	w := plan.byName[c.asker.proxy.proxy.Workload]
+	if way == inbound {
+		w = plan.byID[who.base]
 	}
-	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
-		r.TraceID, r.SpanID = sc.TraceID().String(), sc.SpanID().String()
-		r.Meshseal.TraceID = r.TraceID
+	shown := identity.Presented{SVID: who.svid, JWT: plan.token(&c.req)}
+	if who.digest.IsZero() {
+		waived, fault := plan.waive(w, shown, c.now)
+		if fault != nil {
+			return caller{}, fault
+		}
+		c.facts.named(w, digestUnproven, "")
+		return caller{workload: w, waived: waived, number: number}, nil
 	}
-	if c.result != nil {
-		r.Result = c.result.Document
+	c.facts.Digest, c.facts.Evidence = who.digestText, string(from)
+	if way == inbound {
+		c.facts.SPIFFEID = who.baseID
 	}
-	if c.plan != nil {
-		r.Path = c.plan.mesh.PolicyPath
+	if w == nil {
+		return caller{}, deny(WorkloadUnknown, "%s caller %q, proxy %q", way, c.facts.SPIFFEID, c.facts.Proxy)
 	}
-	var err error
-	if r.Input, r.Erased, err = redact(c.req, d.Facts(), s.tokenHeaders()); err != nil {
-		return Record{}, fmt.Errorf("record of decision %s: %w", d.ID(), err)
+	c.facts.named(w, who.digestText, from)
+	agreed, err := identity.Agree(who.digest, shown, w.asked, c.now)
+	if err != nil {
+		return caller{}, deny(evidenceReason(err), "%v", err)
 	}
-	return r, nil
-}
-
-// requestedBy names who asked, as well as it is known.
-func requestedBy(ctx context.Context, svid identity.SVID) string {
-	if svid.Leaf() != nil {
-		return svid.ID().String()
-	}
-	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
-		return p.Addr.String()
-	}
-	return ""
+	c.facts.agreed(agreed)
+	return caller{workload: w, digest: who.digest, evidence: from, agreed: agreed, number: number}, known(w, who.digest)
 }

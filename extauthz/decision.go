@@ -3,24 +3,34 @@ package extauthz
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"slices"
-
-	"meshseal/policies"
 )
 
 // Decision is the answer to one request and everything it was based on. Only
-// allow makes one that allows; the zero Decision denies with INTERNAL.
+// judge makes one that allows; the zero Decision denies with INTERNAL.
 type Decision struct {
-	id      string
+	id      decisionID
 	allowed bool
 	reason  Reason
 	detail  string
 	facts   Facts
-	edits   *policies.Result // what the policy wants done; nil where it was not asked
+	answer  *answer // nil for that of the reason
 }
 
+// decisionID names a decision: 128 random bits.
+type decisionID [16]byte
+
+// idLength is how long the text of a decisionID is.
+const idLength = 2 * len(decisionID{})
+
+func newID() (id decisionID) {
+	rand.Read(id[:]) // never fails: crypto/rand ends the program instead
+	return id
+}
+
+func (id decisionID) String() string { return hex.EncodeToString(id[:]) }
+
 // ID names the decision: 32 hexadecimal digits, random.
-func (d Decision) ID() string { return d.id }
+func (d Decision) ID() string { return d.id.String() }
 
 // Allowed reports whether the request may go on.
 func (d Decision) Allowed() bool { return d.allowed && d.reason == OK }
@@ -54,26 +64,21 @@ func (d Decision) Word() string {
 	return "deny"
 }
 
-// allow makes the one Decision that allows, out of what every step proved. A
+// judge makes the one Decision that can allow, out of what every step proved. A
 // step that was left out leaves its zero value, and that denies.
-func allow(id string, f Facts, a asker, c caller, p passage, r policies.Result) Decision {
+func judge(id decisionID, f Facts, a asker, c caller, p passage, v *verdict) Decision {
 	switch {
-	case a.proxy == nil, !c.whole(), p.listener == nil, !r.Allowed:
+	case a.proxy == nil, !c.whole(), p.listener == nil, v == nil:
 		return refuse(id, f, deny(Internal, "a step was left out"), nil)
+	case v.fault != nil:
+		return refuse(id, f, v.fault, v.answer)
+	case !v.allowed:
+		return refuse(id, f, deny(Internal, "a denial without a reason"), nil)
 	}
-	if p.chain.forwards {
-		r.RequestHeadersToRemove = append(slices.Clip(r.RequestHeadersToRemove), forwardedHeader)
-	}
-	return Decision{id: id, allowed: true, reason: OK, facts: f, edits: &r}
+	return Decision{id: id, allowed: true, reason: OK, facts: f, answer: v.answer}
 }
 
-// refuse makes a Decision that denies.
-func refuse(id string, f Facts, d *denial, r *policies.Result) Decision {
-	return Decision{id: id, reason: d.reason, detail: d.detail, facts: f, edits: r}
-}
-
-func newID() string {
-	var b [16]byte
-	rand.Read(b[:]) // never fails: crypto/rand ends the program instead
-	return hex.EncodeToString(b[:])
+// refuse makes a Decision that denies; the answer is nil for that of the reason.
+func refuse(id decisionID, f Facts, d *denial, a *answer) Decision {
+	return Decision{id: id, reason: d.reason, detail: d.detail, facts: f, answer: a}
 }

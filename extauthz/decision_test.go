@@ -1,60 +1,63 @@
 package extauthz
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"meshseal/identity"
-	"meshseal/policies"
 )
 
 // proofs are what every step leaves behind for a request that may go on.
-func proofs() (asker, caller, passage, policies.Result) {
+func proofs() (asker, caller, passage, *verdict) {
 	return asker{proxy: &index{}},
 		caller{workload: &workload{}, digest: identity.SumDigest([]byte("image")), evidence: peerSVID},
 		passage{listener: &listener{}},
-		policies.Result{Allowed: true}
+		&verdict{allowed: true}
 }
 
 func TestDecisionAllowsOnlyWithEveryProof(t *testing.T) {
 	a, c, p, r := proofs()
-	if d := allow("id", Facts{}, a, c, p, r); !d.Allowed() || d.Reason() != OK {
+	id := newID()
+	if d := judge(id, Facts{}, a, c, p, r); !d.Allowed() || d.Reason() != OK {
 		t.Fatalf("with every proof: %s", d.Reason())
 	}
 	unproven := &workload{unproven: time.Now()}
-	if d := allow("id", Facts{}, a, caller{workload: unproven, waived: waived{unproven}}, p, r); !d.Allowed() {
+	if d := judge(id, Facts{}, a, caller{workload: unproven, waived: waived{unproven}}, p, r); !d.Allowed() {
 		t.Fatalf("waived: %s", d.Reason())
 	}
 	demanding := &workload{asked: []identity.Asked{{Evidence: absent{kind: identity.JWTSVID}, Demanded: true}}}
 	both := &workload{unproven: time.Now(), asked: demanding.asked}
 	for name, d := range map[string]Decision{
-		"no asker":                         allow("id", Facts{}, asker{}, c, p, r),
-		"no caller":                        allow("id", Facts{}, a, caller{}, p, r),
-		"no workload":                      allow("id", Facts{}, a, caller{digest: c.digest, evidence: c.evidence}, p, r),
-		"no digest":                        allow("id", Facts{}, a, caller{workload: c.workload, evidence: c.evidence}, p, r),
-		"no evidence":                      allow("id", Facts{}, a, caller{workload: c.workload, digest: c.digest}, p, r),
-		"waived and not the workload's":    allow("id", Facts{}, a, caller{workload: &workload{}, waived: waived{c.workload}}, p, r),
-		"waived where no waiver is":        allow("id", Facts{}, a, caller{workload: c.workload, waived: waived{c.workload}}, p, r),
-		"waived and proven":                allow("id", Facts{}, a, caller{workload: unproven, digest: c.digest, evidence: c.evidence, waived: waived{unproven}}, p, r),
-		"waived, and evidence is demanded": allow("id", Facts{}, a, caller{workload: both, waived: waived{both}}, p, r),
-		"unproven without the waiver":      allow("id", Facts{}, a, caller{workload: unproven}, p, r),
-		"demanded evidence left out":       allow("id", Facts{}, a, caller{workload: demanding, digest: c.digest, evidence: c.evidence}, p, r),
-		"other evidence than demanded":     allow("id", Facts{}, a, caller{workload: demanding, digest: c.digest, evidence: c.evidence, agreed: []identity.EvidenceKind{identity.X509Extension}}, p, r),
-		"no passage":                       allow("id", Facts{}, a, c, passage{}, r),
-		"no result":                        allow("id", Facts{}, a, c, p, policies.Result{}),
-		"zero":                             {},
-		"reason alone":                     {reason: OK},
-		"flag alone":                       {allowed: true},
-		"flag and a denial":                {allowed: true, reason: PolicyDenied},
-		"refused without one":              refuse("id", Facts{}, &denial{}, nil),
+		"no asker":                          judge(id, Facts{}, asker{}, c, p, r),
+		"no caller":                         judge(id, Facts{}, a, caller{}, p, r),
+		"no workload":                       judge(id, Facts{}, a, caller{digest: c.digest, evidence: c.evidence}, p, r),
+		"no digest":                         judge(id, Facts{}, a, caller{workload: c.workload, evidence: c.evidence}, p, r),
+		"no evidence":                       judge(id, Facts{}, a, caller{workload: c.workload, digest: c.digest}, p, r),
+		"waived and not the workload's":     judge(id, Facts{}, a, caller{workload: &workload{}, waived: waived{c.workload}}, p, r),
+		"waived where no waiver is":         judge(id, Facts{}, a, caller{workload: c.workload, waived: waived{c.workload}}, p, r),
+		"waived and proven":                 judge(id, Facts{}, a, caller{workload: unproven, digest: c.digest, evidence: c.evidence, waived: waived{unproven}}, p, r),
+		"waived, and evidence is demanded":  judge(id, Facts{}, a, caller{workload: both, waived: waived{both}}, p, r),
+		"unproven without the waiver":       judge(id, Facts{}, a, caller{workload: unproven}, p, r),
+		"demanded evidence left out":        judge(id, Facts{}, a, caller{workload: demanding, digest: c.digest, evidence: c.evidence}, p, r),
+		"other evidence than demanded":      judge(id, Facts{}, a, caller{workload: demanding, digest: c.digest, evidence: c.evidence, agreed: []identity.EvidenceKind{identity.X509Extension}}, p, r),
+		"no passage":                        judge(id, Facts{}, a, c, passage{}, r),
+		"no verdict":                        judge(id, Facts{}, a, c, p, nil),
+		"an empty verdict":                  judge(id, Facts{}, a, c, p, &verdict{}),
+		"a verdict that allows for a fault": judge(id, Facts{}, a, c, p, &verdict{allowed: true, fault: &denial{}}),
+		"zero":                              {},
+		"reason alone":                      {reason: OK},
+		"flag alone":                        {allowed: true},
+		"flag and a denial":                 {allowed: true, reason: PolicyDenied},
+		"refused without one":               refuse(id, Facts{}, &denial{}, nil),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if d.Allowed() || d.Reason() == OK || d.Word() != "deny" {
 				t.Fatalf("%s %s", d.Word(), d.Reason())
 			}
-			answer := respond(d)
+			answer := decodeAnswer(d.appendAnswer(nil))
 			if answer.GetStatus().GetCode() != int32(codes.PermissionDenied) || answer.GetDeniedResponse().GetStatus().GetCode() != 403 {
 				t.Fatalf("answer: %v", answer)
 			}
@@ -64,18 +67,39 @@ func TestDecisionAllowsOnlyWithEveryProof(t *testing.T) {
 
 // TestSVIDCacheIsBounded fills the cache far beyond its bound.
 func TestSVIDCacheIsBounded(t *testing.T) {
-	c := &svidCache{bundles: &identity.TrustBundles{}}
-	for i := range 5 * maxSVIDs {
-		c.put(handedOverKey(string(rune(i))), c.bundles, identity.SVID{})
+	c, bundles := &svidCache{}, &identity.TrustBundles{}
+	refused := func(at time.Time, i int, bundles *identity.TrustBundles) (asked bool) {
+		if _, err := c.handedOver(nil, fmt.Sprint(i), "", bundles, at, func() (identity.SVID, error) {
+			asked = true
+			return identity.SVID{}, identity.ErrChain
+		}); err == nil {
+			t.Fatal("a certificate that was refused is proven")
+		}
+		return asked
 	}
-	if n := len(c.young) + len(c.old); n > 2*maxSVIDs {
-		t.Fatalf("%d entries, at most %d", n, 2*maxSVIDs)
+	now := time.Now()
+	for i := range 5 * maxRefusals {
+		if !refused(now, i, bundles) {
+			t.Fatalf("certificate %d was never looked at", i)
+		}
 	}
-	last := handedOverKey(string(rune(5*maxSVIDs - 1)))
-	if _, ok := c.get(last, c.bundles); !ok {
-		t.Error("the newest entry is not there")
+	if n := c.with(bundles).refused.Len(); n > maxRefusals {
+		t.Fatalf("%d entries, at most %d", n, maxRefusals)
 	}
-	if _, ok := c.get(last, &identity.TrustBundles{}); ok {
-		t.Error("an entry outlived the trust bundles that it was verified with")
+	last := 5*maxRefusals - 1
+	for _, c := range []struct {
+		name    string
+		at      time.Time
+		bundles *identity.TrustBundles
+		asked   bool
+	}{
+		{"at once", now, bundles, false},
+		{"when the refusal is old", now.Add(refusedFor), bundles, true},
+		{"when the clock went back", now.Add(-time.Nanosecond), bundles, true},
+		{"with other trust bundles", now, &identity.TrustBundles{}, true},
+	} {
+		if got := refused(c.at, last, c.bundles); got != c.asked {
+			t.Errorf("%s: looked at again: %v", c.name, got)
+		}
 	}
 }

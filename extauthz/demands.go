@@ -16,6 +16,11 @@ type workload struct {
 	name             string
 	id               spiffeid.ID
 	allowed, revoked map[identity.Digest]bool
+	// idText and trustDomain are the ID for those who read.
+	idText, trustDomain string
+	// entry is the rule that decides about what is asked by the proxies that front
+	// this workload; empty for the mesh's.
+	entry string
 	// asked are the sources that are asked beside the SPIFFE ID's path.
 	asked []identity.Asked
 	// unproven is until when callers without a digest pass; the zero time if

@@ -151,9 +151,9 @@ func queryParameters(list []policies.QueryParameter) []*corev3.QueryParameter {
 }
 
 // denialStatus is the HTTP status of a denial.
-func denialStatus(d Decision) int {
-	if d.edits != nil && denies(d.edits.HTTPStatus) {
-		return d.edits.HTTPStatus
+func denialStatus(r policies.Result) int {
+	if denies(r.HTTPStatus) {
+		return r.HTTPStatus
 	}
 	return http.StatusForbidden
 }

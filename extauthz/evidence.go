@@ -4,10 +4,8 @@ import (
 	"errors"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-
 	"meshseal/identity"
+	"meshseal/request"
 )
 
 // source is how the digest of a caller was attested.
@@ -30,7 +28,10 @@ type caller struct {
 	digest   identity.Digest
 	evidence source
 	agreed   []identity.EvidenceKind
-	waived   waived // in place of the four above but workload
+	waived   waived // in place of the three above
+	// number stands for the certificate that the caller showed; 0 for one that
+	// showed none.
+	number uint64
 }
 
 // waived says that a workload may call without a digest at this moment. Only
@@ -50,20 +51,16 @@ func (c caller) whole() bool {
 	return c.workload.demandsMet(c.agreed)
 }
 
-// attested is what the path of an SVID's ID says: the base ID, and the digest;
-// the zero Digest if it carries none.
-func attested(svid identity.SVID) (spiffeid.ID, identity.Digest, *denial) {
-	if svid.Leaf() == nil {
-		return spiffeid.ID{}, identity.Digest{}, deny(EvidenceMissing, "the proxy asked over a plain Unix socket, which says nothing about what it runs")
-	}
-	base, digest, err := identity.Split(svid.ID())
+// attested is the evidence step of what the path of an SVID's ID says: nothing,
+// or a digest that can be read.
+func attested(who *proven) *denial {
 	switch {
-	case errors.Is(err, identity.ErrNoDigest):
-		return svid.ID(), identity.Digest{}, nil
-	case err != nil:
-		return spiffeid.ID{}, identity.Digest{}, deny(EvidenceMalformed, "%v", err)
+	case who == nil:
+		return deny(EvidenceMissing, "the proxy asked over a plain Unix socket, which says nothing about what it runs")
+	case who.malformed != nil:
+		return deny(EvidenceMalformed, "%v", who.malformed)
 	}
-	return base, digest, nil
+	return nil
 }
 
 // waive is the evidence step of a caller whose SPIFFE ID carries no digest. It
@@ -135,10 +132,11 @@ func known(w *workload, digest identity.Digest) *denial {
 // token is the value of the header that the mesh names for JWT-SVIDs; empty
 // where it names none, for TCP, and where the header did not come. A header that
 // came twice has both values, joined by a comma, and is no token.
-func (p *Plan) token(a *authv3.AttributeContext) string {
+func (p *Plan) token(r *request.Request) string {
 	name := p.mesh.Evidence.JWT.Header
 	if name == "" {
 		return ""
 	}
-	return a.GetRequest().GetHttp().GetHeaders()[name]
+	value, _ := r.Header(name)
+	return value
 }

@@ -1,6 +1,9 @@
 package extauthz
 
-import "testing"
+import (
+	"context"
+	"testing"
+)
 
 // AllocsOfAPlace is how many allocations it costs to take a place and to give
 // it back.
@@ -13,3 +16,17 @@ func AllocsOfAPlace() float64 {
 		l.leave()
 	})
 }
+
+// Answer is what a gRPC server with the Codec does with the bytes of a check:
+// those of the answer are appended to dst.
+func (s *Server) Answer(ctx context.Context, wire, dst []byte) []byte {
+	c := newCheck()
+	c.wire = append(c.wire[:0], wire...)
+	s.check(ctx, c)
+	dst = append(dst, c.out...)
+	c.free()
+	return dst
+}
+
+// Remembered is how many verdicts the plan in force remembers.
+func (s *Server) Remembered() int { return s.InForce().verdicts.Len() }

@@ -20,7 +20,8 @@ const (
 // index is what each mark of one proxy stands for. It is built once from the
 // sealed resources and never changed.
 type index struct {
-	proxy snapshot.Proxy
+	proxy  snapshot.Proxy
+	policy *policy // decides about what this proxy asks
 	// allowed are the digests that the Envoy itself may run; nil where none is
 	// demanded.
 	allowed map[identity.Digest]bool
@@ -37,6 +38,7 @@ type listener struct {
 	direction direction
 	addresses addresses
 	chains    map[string]chain // by name
+	reports   bool             // denials are not enforced
 }
 
 type chainKind string

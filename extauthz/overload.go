@@ -59,8 +59,8 @@ func (l *load) leave() { l.inWork.Add(-1) }
 func (l *load) full() bool { return l.inWork.Load() >= l.limit }
 
 // Register serves the checks of s on a gRPC server. Above the limit a check is
-// denied before its message is even decoded; what is generated for the service
-// would decode it first.
+// denied before its message is even looked at; what is generated for the service
+// would decode it first. The gRPC server is to have the Codec.
 func (s *Server) Register(g grpc.ServiceRegistrar) { g.RegisterService(&service, s) }
 
 var service = func() grpc.ServiceDesc {
@@ -74,10 +74,20 @@ var decoded = authv3.Authorization_ServiceDesc.Methods[0]
 
 // handle takes no place yet: a message may never come.
 func handle(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-	if s := srv.(*Server); s.load.full() {
-		return s.shed(ctx), nil
+	s := srv.(*Server)
+	if interceptor != nil {
+		return decoded.Handler(srv, ctx, decode, interceptor)
 	}
-	return decoded.Handler(srv, ctx, decode, interceptor)
+	c := newCheck()
+	if s.load.full() {
+		c.out = append(c.out[:0], s.shed(ctx)...)
+		return (*reply)(c), nil
+	}
+	if err := decode((*question)(c)); err != nil {
+		return nil, err
+	}
+	s.check(ctx, c)
+	return (*reply)(c), nil
 }
 
 // InWork is how many checks are in work.
@@ -96,7 +106,7 @@ type shedding struct {
 // so the ID in each of their answers is that of the record.
 type shedChecks struct {
 	decision Decision
-	answer   *authv3.CheckResponse // read only
+	answer   []byte // encoded; read only
 	since    time.Time
 	total    int64
 	by       map[string]int64
@@ -105,10 +115,10 @@ type shedChecks struct {
 // shed denies a check that found no place. It reads nothing of the request,
 // writes nothing and waits for nothing, so a flood buys no work with it. Whatever
 // goes wrong on the way, the answer is that denial.
-func (s *Server) shed(ctx context.Context) (answer *authv3.CheckResponse) {
+func (s *Server) shed(ctx context.Context) (answer []byte) {
 	defer func() {
 		if recover() != nil {
-			answer = respond(refuse(newID(), Facts{}, deny(Overloaded, ""), nil))
+			answer = refuse(newID(), Facts{}, deny(Overloaded, ""), nil).appendAnswer(nil)
 		}
 	}()
 	now := s.config.Now()
@@ -118,7 +128,7 @@ func (s *Server) shed(ctx context.Context) (answer *authv3.CheckResponse) {
 }
 
 // count adds one to the checks that the next record stands for.
-func (s *Server) count(now time.Time, who string) (Decision, *authv3.CheckResponse) {
+func (s *Server) count(now time.Time, who string) (Decision, []byte) {
 	s.shedding.mu.Lock()
 	defer s.shedding.mu.Unlock()
 	if s.shedding.open == nil {
@@ -139,7 +149,7 @@ func (s *Server) newShed(now time.Time) *shedChecks {
 		f.inForce(in.plan)
 	}
 	d := refuse(newID(), f, deny(Overloaded, "%d checks were in work, the most that may be", s.load.limit), nil)
-	return &shedChecks{decision: d, answer: respond(d), since: now, by: map[string]int64{}}
+	return &shedChecks{decision: d, answer: d.appendAnswer(nil), since: now, by: map[string]int64{}}
 }
 
 // shedAsker names who asks by the connection alone: the proxy of a Unix socket,

@@ -2,12 +2,14 @@ package extauthz
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"meshseal/identity"
+	"meshseal/internal/memo"
 	"meshseal/policies"
 	"meshseal/snapshot"
 )
@@ -20,7 +22,7 @@ type Plan struct {
 	statement snapshot.Statement
 	root      string // of the statement, as text
 	mesh      snapshot.Mesh
-	program   *policies.Program
+	verdicts  *memo.Table[*verdict]
 	trusted   map[spiffeid.TrustDomain]bool
 	byID      map[spiffeid.ID]*workload
 	byName    map[string]*workload
@@ -51,6 +53,7 @@ func (s *Server) Prepare(snap *snapshot.Snapshot) (*Plan, error) {
 		byName:    map[string]*workload{},
 		proxies:   map[string]*index{},
 		tables:    map[snapshot.Digest]*routeTable{},
+		verdicts:  memo.New[*verdict](maxVerdicts),
 	}
 	for _, td := range p.mesh.TrustDomains {
 		p.trusted[td] = true
@@ -72,19 +75,43 @@ func (s *Server) Prepare(snap *snapshot.Snapshot) (*Plan, error) {
 		}
 		p.proxies[proxy.Name] = x
 	}
-	var files []policies.File
-	for _, f := range snap.Policies() {
-		files = append(files, policies.File(f))
-	}
-	var err error
-	if p.program, err = policies.Compile(files, p.mesh.PolicyPath); err != nil {
-		return nil, fmt.Errorf("policy: %w", err)
+	if err := p.preparePolicies(); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
 
+// preparePolicies compiles the policy once and gives each proxy the rule that
+// decides about what it asks: that of the workload it fronts, else the mesh's.
+func (p *Plan) preparePolicies() error {
+	var files []policies.File
+	for _, f := range p.snapshot.Policies() {
+		files = append(files, policies.File(f))
+	}
+	program, err := policies.Compile(files, p.mesh.PolicyPath)
+	if err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	known := map[string]*policy{p.mesh.PolicyPath: newPolicy(program, p.mesh.PolicyPath, 0)}
+	for _, name := range slices.Sorted(maps.Keys(p.proxies)) {
+		x, entry := p.proxies[name], p.mesh.PolicyPath
+		if w := p.byName[x.proxy.Workload]; w != nil && w.entry != "" {
+			entry = w.entry
+		}
+		if known[entry] == nil {
+			at, err := program.At(entry)
+			if err != nil {
+				return fmt.Errorf("policy of workload %q: %w", x.proxy.Workload, err)
+			}
+			known[entry] = newPolicy(at, entry, len(known))
+		}
+		x.policy = known[entry]
+	}
+	return nil
+}
+
 func (p *Plan) addWorkload(m snapshot.Workload, waivers []snapshot.Waiver) error {
-	w := &workload{name: m.Name, id: m.ID, revoked: map[identity.Digest]bool{}}
+	w := &workload{name: m.Name, id: m.ID, idText: m.ID.String(), trustDomain: m.ID.TrustDomain().Name(), entry: m.Policy, revoked: map[identity.Digest]bool{}}
 	var err error
 	if w.allowed, err = allowedDigests(m.Allowed); err != nil {
 		return err
@@ -116,6 +143,8 @@ func (p *Plan) addWorkload(m snapshot.Workload, waivers []snapshot.Waiver) error
 type force struct {
 	plan       *Plan
 	superseded []superseded // newest first
+	// secret reports which headers records leave out.
+	secret func(name, value string) bool
 }
 
 // superseded is a plan that lends its marks, and nothing else, for the grace.
@@ -139,6 +168,7 @@ func (s *Server) Adopt(p *Plan) {
 	if before := s.force.Load(); before != nil && before.plan != nil && p != nil {
 		next.superseded = before.followedBy(p, s.config.Now())
 	}
+	next.secret = secrets(next.tokenHeaders())
 	s.force.Store(next)
 }
 
@@ -155,11 +185,11 @@ func (o superseded) lends(grace time.Duration, now time.Time) bool {
 	return now.Before(o.since.Add(grace))
 }
 
-// marks are the indexes of one proxy whose marks are accepted at this moment.
+// marks adds the indexes of one proxy whose marks are accepted at this moment.
 // A superseded plan lends its marks only to the proxy that it knew by the same
 // name and the same SPIFFE ID.
-func (f *force) marks(x *index, now time.Time) indexes {
-	all := indexes{x}
+func (f *force) marks(all indexes, x *index, now time.Time) indexes {
+	all = append(all, x)
 	for _, old := range f.superseded {
 		if !old.lends(f.plan.mesh.Grace, now) {
 			continue

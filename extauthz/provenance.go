@@ -1,12 +1,13 @@
 package extauthz
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc/metadata"
 
+	"meshseal/request"
 	"meshseal/routes"
 	"meshseal/snapshot"
 )
@@ -30,9 +31,8 @@ type carried struct {
 
 // readCarried takes the provenance from the metadata of the gRPC call. A key
 // that arrives twice is refused, as nobody could say which one was meant.
-func readCarried(md metadata.MD) (carried, *denial) {
-	var c carried
-	for _, f := range []struct {
+func readCarried(ctx context.Context) (c carried, d *denial) {
+	for _, f := range [...]struct {
 		key string
 		to  *string
 	}{
@@ -44,7 +44,7 @@ func readCarried(md metadata.MD) (carried, *denial) {
 		{snapshot.HeaderChain, &c.chain},
 		{snapshot.HeaderLocalAddress, &c.local},
 	} {
-		values := md.Get(f.key)
+		values := metadata.ValueFromIncomingContext(ctx, f.key)
 		if len(values) > 1 {
 			return carried{}, deny(RequestMalformed, "the metadata key %q arrived %d times", f.key, len(values))
 		}
@@ -78,21 +78,20 @@ func listenerOf(xs indexes, c carried) (*listener, *denial) {
 }
 
 // agree is the second half: address, chain, route and cluster are what the
-// marks stand for, and the request is one that takes that route. The values of
-// its headers are h's, each by itself.
-func agree(xs indexes, l *listener, c carried, a *authv3.AttributeContext, h routes.Headers) (passage, *denial) {
-	if d := agreeAddress(l, c, a); d != nil {
+// marks stand for, and the request is one that takes that route.
+func agree(q *check, l *listener, c carried) (passage, *denial) {
+	if d := agreeAddress(l, c, q.req.Destination.Address); d != nil {
 		return passage{}, d
 	}
-	ch, d := agreeChain(l, c, a)
+	ch, d := agreeChain(l, c, q.req.HTTP)
 	if d != nil {
 		return passage{}, d
 	}
 	p := passage{listener: l, chain: ch}
 	if ch.kind == kindTCP {
-		p.cluster, d = agreeTCP(xs, ch, c)
+		p.cluster, d = agreeTCP(q.marks, ch, c)
 	} else {
-		p.route, p.cluster, d = agreeHTTP(xs, ch, c, matchable(a, h))
+		p.route, p.cluster, d = agreeHTTP(q.marks, ch, c, q.matchable())
 	}
 	if d != nil {
 		return passage{}, d
@@ -100,20 +99,20 @@ func agree(xs indexes, l *listener, c carried, a *authv3.AttributeContext, h rou
 	return p, nil
 }
 
-func agreeAddress(l *listener, c carried, a *authv3.AttributeContext) *denial {
+func agreeAddress(l *listener, c carried, destination request.Address) *denial {
 	if c.local == "" {
 		return deny(AddressMissing, "no %s arrived", snapshot.HeaderLocalAddress)
 	}
 	if !l.addresses.agreeText(c.local) {
 		return deny(AddressMismatch, "the connection came in at %q, where listener %q does not listen", c.local, l.name)
 	}
-	if d := a.GetDestination().GetAddress(); d != nil && !l.addresses.agree(d) {
-		return deny(AddressMismatch, "destination.address is %q, where listener %q does not listen", d.String(), l.name)
+	if destination != (request.Address{}) && !l.addresses.agree(destination) {
+		return deny(AddressMismatch, "destination.address is %q, where listener %q does not listen", destination.String(), l.name)
 	}
 	return nil
 }
 
-func agreeChain(l *listener, c carried, a *authv3.AttributeContext) (chain, *denial) {
+func agreeChain(l *listener, c carried, http bool) (chain, *denial) {
 	if c.chain == "" {
 		return chain{}, deny(ChainMissing, "no %s arrived", snapshot.HeaderChain)
 	}
@@ -122,7 +121,7 @@ func agreeChain(l *listener, c carried, a *authv3.AttributeContext) (chain, *den
 		return chain{}, deny(ChainUnknown, "listener %q has no filter chain %q", l.name, c.chain)
 	}
 	asked := kindTCP
-	if a.GetRequest().GetHttp() != nil {
+	if http {
 		asked = kindHTTP
 	}
 	if ch.kind != asked {

@@ -1,12 +1,17 @@
 package extauthz
 
 import (
+	"bytes"
+	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"slices"
-	"sync"
+	"strings"
 	"time"
+	"unsafe"
+
+	"google.golang.org/grpc/peer"
 
 	"meshseal/identity"
 	"meshseal/policies"
@@ -26,16 +31,38 @@ type Record struct {
 	// Input is the CheckRequest without what Erased names.
 	Input json.RawMessage `json:"input,omitempty"`
 	// Result is what the policy said; absent where it was not asked.
-	Result any `json:"result,omitempty"`
-	// Erased are JSON pointers to what was left out of Input.
-	Erased []string `json:"erased,omitempty"`
+	Result json.RawMessage `json:"result,omitempty"`
+	// Erased is a list of JSON pointers to what was left out of Input.
+	Erased json.RawMessage `json:"erased,omitempty"`
 	// RequestedBy is the SPIFFE ID of the proxy's SVID, or the address of the
 	// connection that asked.
 	RequestedBy string    `json:"requested_by,omitempty"`
 	Timestamp   time.Time `json:"timestamp"`
-	// Metrics are durations in nanoseconds.
-	Metrics  map[string]int64 `json:"metrics,omitempty"`
-	Meshseal Account          `json:"meshseal"`
+	Metrics     *Metrics  `json:"metrics,omitempty"`
+	Meshseal    Account   `json:"meshseal"`
+}
+
+// Metrics are durations in nanoseconds.
+type Metrics struct {
+	Check int64 `json:"timer_meshseal_check_ns"`
+	// Eval is 0 where the policy did not have to be asked.
+	Eval int64 `json:"timer_rego_query_eval_ns"`
+}
+
+// Clone is a copy for those who keep a record for longer than Recorder.Record
+// runs.
+func (r Record) Clone() Record {
+	for _, s := range []*string{&r.DecisionID, &r.Meshseal.Detail, &r.RequestedBy} {
+		*s = strings.Clone(*s)
+	}
+	for _, b := range []*json.RawMessage{&r.Input, &r.Result, &r.Erased} {
+		*b = bytes.Clone(*b)
+	}
+	if r.Metrics != nil {
+		metrics := *r.Metrics
+		r.Metrics = &metrics
+	}
+	return r
 }
 
 // Account is meshseal's part of a record.
@@ -82,7 +109,7 @@ func (f *Facts) inForce(p *Plan) {
 
 // named notes the workload that a caller was found to be, and what it runs.
 func (f *Facts) named(w *workload, digest string, from source) {
-	f.SPIFFEID, f.TrustDomain, f.Workload = w.id.String(), w.id.TrustDomain().Name(), w.name
+	f.SPIFFEID, f.TrustDomain, f.Workload = w.idText, w.trustDomain, w.name
 	f.Digest, f.Evidence = digest, string(from)
 }
 
@@ -94,9 +121,9 @@ func (f *Facts) agreed(kinds []identity.EvidenceKind) {
 	slices.Sort(f.EvidenceAgreed)
 }
 
-// policy is the facts as Rego sees them.
-func (f Facts) policy() policies.Facts {
-	return policies.Facts{
+// tell writes the facts down as Rego sees them.
+func (f *Facts) tell(to *policies.Facts) {
+	*to = policies.Facts{
 		SPIFFEID: f.SPIFFEID, TrustDomain: f.TrustDomain, Workload: f.Workload,
 		Digest: f.Digest, Evidence: f.Evidence, EvidenceAgreed: f.EvidenceAgreed,
 		Proxy: f.Proxy, Direction: f.Direction, Snapshot: f.Snapshot, Commit: f.Commit,
@@ -108,66 +135,61 @@ func (f Facts) policy() policies.Facts {
 type Recorder interface {
 	// Record returns when the record is as safe as the recorder makes it. An
 	// error turns the decision into a denial, unless the server is configured
-	// otherwise. It is called by many goroutines at a time.
+	// otherwise. It is called by many goroutines at a time. What the record points
+	// to is good until it returns; Clone is for those who keep it.
 	Record(Record) error
 }
 
-// Lines writes each record as one line of JSON.
-type Lines struct {
-	mu   sync.Mutex
-	w    io.Writer
-	torn bool // the last write ended inside a line
+// record writes the decision down, and takes it back if that fails.
+func (s *Server) record(ctx context.Context, c *check, d Decision) Decision {
+	r, err := s.newRecord(ctx, c, d)
+	if err == nil {
+		err = s.config.Records.Record(r)
+	}
+	if err == nil || s.config.AllowUnrecorded {
+		return d
+	}
+	return c.refuse(deny(RecordFailed, "%v; the decision was %s %s", err, d.Word(), d.Reason()))
 }
 
-// NewLines writes to w, which nobody else may write to meanwhile.
-func NewLines(w io.Writer) *Lines { return &Lines{w: w} }
-
-// Record writes one line with one call of Write. Control characters are
-// escaped, so whatever a path or a header held, it stays one line and drives no
-// terminal. After a write that failed half-way the next record begins on a new
-// line.
-func (l *Lines) Record(r Record) error {
-	line, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("encode the record of decision %s: %w", r.DecisionID, err)
+func (s *Server) newRecord(ctx context.Context, c *check, d Decision) (Record, error) {
+	hex.Encode(c.idText[:], c.id[:])
+	c.metrics = Metrics{Check: s.config.Now().Sub(c.now).Nanoseconds(), Eval: c.rego.Nanoseconds()}
+	r := Record{
+		Labels:      s.config.Labels,
+		DecisionID:  unsafe.String(&c.idText[0], len(c.idText)), // c outlives the record
+		RequestedBy: requestedBy(ctx, c.asker),
+		Timestamp:   c.now.UTC(),
+		Metrics:     &c.metrics,
+		Meshseal:    Account{Decision: d.Word(), Reason: d.Reason(), Step: d.Step(), Detail: d.Detail(), Facts: d.facts},
 	}
-	line = escapeControls(line)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.torn {
-		line = append([]byte{'\n'}, line...)
+	if sc := c.trace.context; sc.IsValid() {
+		r.TraceID, r.SpanID = sc.TraceID().String(), sc.SpanID().String()
+		r.Meshseal.TraceID = r.TraceID
 	}
-	line = append(line, '\n')
-	n, err := l.w.Write(line)
-	if err == nil && n < len(line) {
-		err = io.ErrShortWrite
+	if c.verdict != nil {
+		r.Result = c.verdict.document
 	}
-	if err != nil {
-		l.torn = l.torn || n > 0
-		return fmt.Errorf("write the record of decision %s: %w", r.DecisionID, err)
-	}
-	l.torn = false
-	return nil
-}
-
-// escapeControls escapes the control characters that encoding/json leaves as
-// they are: DEL and C1 (U+0080 to U+009F, CSI among them). In JSON they can
-// only stand inside strings.
-func escapeControls(line []byte) []byte {
-	var out []byte
-	done := 0
-	for i, b := range line {
-		switch {
-		case b == 0x7f:
-			out = append(append(out, line[done:i]...), `\u007f`...)
-			done = i + 1
-		case i > 0 && line[i-1] == 0xc2 && b >= 0x80 && b <= 0x9f: // C1 in UTF-8
-			out = fmt.Appendf(append(out, line[done:i-1]...), `\u%04x`, b)
-			done = i + 1
+	if c.plan != nil {
+		r.Path = c.plan.mesh.PolicyPath
+		if x := c.asker.proxy; x != nil {
+			r.Path = x.policy.entry
 		}
 	}
-	if done == 0 {
-		return line
+	var err error
+	if r.Input, r.Erased, err = s.shown(c); err != nil {
+		return Record{}, fmt.Errorf("record of decision %s: %w", d.ID(), err)
 	}
-	return append(out, line[done:]...)
+	return r, nil
+}
+
+// requestedBy names who asked, as well as it is known.
+func requestedBy(ctx context.Context, a asker) string {
+	if a.proven != nil {
+		return a.proven.id
+	}
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		return p.Addr.String()
+	}
+	return ""
 }

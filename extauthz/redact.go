@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"meshseal/policies"
+	"meshseal/request"
 )
 
 // secretHeaders carry what would let a reader of the records act as the
@@ -31,9 +32,8 @@ var secretHeaders = map[string]bool{
 
 // tokenHeaders are the headers in which meshes in force or superseded expect a
 // JWT-SVID; those who call may still send it in a header of the one before.
-func (s *Server) tokenHeaders() []string {
-	f := s.force.Load()
-	if f == nil || f.plan == nil {
+func (f *force) tokenHeaders() []string {
+	if f.plan == nil {
 		return nil
 	}
 	names := f.plan.tokenNames
@@ -48,20 +48,72 @@ func (s *Server) tokenHeaders() []string {
 // one, this is what keeps it out of the records.
 var likeToken = regexp.MustCompile(`\beyJ[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+\.`)
 
-// redact is the request as a record shows it: the document that the policy
-// sees, and JSON pointers to what was left out of it, namely certificates,
-// bodies, the headers above, those named, and those that hold a token. A request
-// that makes no such document is shown as it came.
-func redact(req *authv3.CheckRequest, f Facts, tokens []string) (input json.RawMessage, erased []string, err error) {
-	if req.GetAttributes() == nil {
+// secrets reports whether a header is left out of records; name is in lower
+// case. The headers named are left out beside those above.
+func secrets(named []string) func(name, value string) bool {
+	return func(name, value string) bool {
+		return secretHeaders[name] || slices.Contains(named, name) || strings.Contains(value, "eyJ") && likeToken.MatchString(value)
+	}
+}
+
+// always are the secrets where no snapshot is in force.
+var always = secrets(nil)
+
+// shown is the request as a record shows it: the document that the policy sees,
+// and a list of JSON pointers to what was left out of it, namely certificates,
+// bodies, and the headers that are secret. A request that makes no such document
+// is shown as it came.
+func (s *Server) shown(c *check) (input, erased json.RawMessage, err error) {
+	if !c.req.Attributes {
 		return nil, nil, nil
 	}
-	m := proto.Clone(req).(*authv3.CheckRequest)
-	e := &eraser{tokens: tokens}
+	secret := always
+	if f := s.force.Load(); f != nil && f.secret != nil {
+		secret = f.secret
+	}
+	c.facts.tell(&c.told)
+	c.scratch = appendTold(c.scratch[:0], &c.told)
+	ok := false
+	c.input, c.erased, ok = c.req.AppendDocument(c.input[:0], c.erased[:0], request.DocumentOptions{Secret: secret, Meshseal: c.scratch})
+	if ok {
+		return c.input, c.erased, nil
+	}
+	input, pointers, err := redact(proto.CloneOf(c.req.Message()), c.told, secret)
+	if err != nil {
+		return nil, nil, err
+	}
+	return escapeControls(input), appendList(nil, pointers), nil
+}
+
+// appendTold is input.meshseal as JSON.
+func appendTold(b []byte, f *policies.Facts) []byte {
+	o := object{append(b, '{')}
+	o.always("spiffe_id", f.SPIFFEID)
+	o.always("trust_domain", f.TrustDomain)
+	o.always("digest", f.Digest)
+	o.always("evidence", f.Evidence)
+	o.name("evidence_agreed")
+	o.b = appendList(o.b, f.EvidenceAgreed)
+	o.always("workload", f.Workload)
+	o.always("proxy", f.Proxy)
+	o.always("direction", f.Direction)
+	o.always("snapshot", f.Snapshot)
+	o.always("commit", f.Commit)
+	o.always("listener", f.Listener)
+	o.always("chain", f.Chain)
+	o.always("route", f.Route)
+	o.always("cluster", f.Cluster)
+	o.close()
+	return o.b
+}
+
+// redact is shown for any message, which it changes.
+func redact(m *authv3.CheckRequest, told policies.Facts, secret func(name, value string) bool) (input json.RawMessage, erased []string, err error) {
+	e := &eraser{secret: secret}
 	e.peer("source", m.GetAttributes().GetSource())
 	e.peer("destination", m.GetAttributes().GetDestination())
 	e.http(m.GetAttributes().GetRequest().GetHttp())
-	if document, err := policies.Input(m, f.policy()); err == nil {
+	if document, err := policies.Input(m, told); err == nil {
 		input, err = json.Marshal(document)
 		return input, e.pointers, err
 	}
@@ -80,13 +132,7 @@ func redact(req *authv3.CheckRequest, f Facts, tokens []string) (input json.RawM
 
 type eraser struct {
 	pointers []string
-	tokens   []string // further headers, in lower case
-}
-
-// secret reports whether a header is left out.
-func (e *eraser) secret(name, value string) bool {
-	name = strings.ToLower(name)
-	return secretHeaders[name] || slices.Contains(e.tokens, name) || strings.Contains(value, "eyJ") && likeToken.MatchString(value)
+	secret   func(name, value string) bool
 }
 
 const attributesPointer = "/input/attributes/"
@@ -120,7 +166,7 @@ func (e *eraser) http(h *authv3.AttributeContext_HttpRequest) {
 		e.pointers = append(e.pointers, "/input/parsed_body")
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.GetHeaders())) {
-		if e.secret(name, h.Headers[name]) {
+		if e.secret(strings.ToLower(name), h.Headers[name]) {
 			delete(h.Headers, name)
 			e.erased(at+"headers", name)
 		}

@@ -92,13 +92,13 @@ func New(c Config) (*Server, error) {
 	if c.MaxChecks == 0 {
 		c.MaxChecks = DefaultMaxChecks()
 	}
-	if c.Tracer == nil {
-		c.Tracer = noop.NewTracerProvider().Tracer("")
+	if _, off := c.Tracer.(noop.Tracer); off {
+		c.Tracer = nil
 	}
 	if c.Observe == nil {
 		c.Observe = func(Decision, time.Duration) {}
 	}
-	return &Server{config: c, load: load{limit: int64(c.MaxChecks)}}, nil
+	return &Server{config: c, svids: svidCache{help: c.Intermediates}, load: load{limit: int64(c.MaxChecks)}}, nil
 }
 
 // InForce is the plan in force; nil before the first was adopted.

@@ -1,102 +1,163 @@
 package extauthz
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
-	"sync"
+	"encoding/binary"
+	"errors"
+	"sync/atomic"
 	"time"
+	"unsafe"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"meshseal/identity"
+	"meshseal/internal/memo"
 )
 
-// maxSVIDs bounds each of the two generations of svidCache. An entry holds a
-// parsed certificate, some 10 kB.
-const maxSVIDs = 2048
+// maxSVIDs is how many certificates are remembered; some 12 kB each.
+const maxSVIDs = 4096
 
-// svidCache remembers verified SVIDs by the hash of what they were read from,
-// for as long as the trust bundles they were verified with stand. The time is
-// checked again at every use; an SVID past its end is not found.
-//
-// It keeps two generations, so that it is bounded without a list: when the
-// young one is full, it becomes the old one, and what is used again moves up.
+// maxRefusals is how many are, of those that were refused.
+const maxRefusals = 4096
+
+// refusedFor is how long a certificate is refused without being looked at again.
+// A refusal that ends too late denies for that long what could be allowed; it
+// never allows.
+const refusedFor = time.Second
+
+// proven is a verified SVID and what is asked of it at every request. It is never
+// changed.
+type proven struct {
+	svid identity.SVID
+	// number is no other's: what is remembered under it is never found for another
+	// certificate, nor for the same one when it was verified again.
+	number uint64
+	base   spiffeid.ID
+	digest identity.Digest // zero where the ID carries none
+	// malformed is why what stands in the ID is no digest.
+	malformed error
+	// The ID, whole and without the digest, its trust domain, and the digest, as
+	// text.
+	id, baseID, trustDomain, digestText string
+	leaf                                *x509.Certificate // of a connection, kept where it is
+}
+
+var lastProven atomic.Uint64
+
+func newProven(svid identity.SVID) *proven {
+	id := svid.ID()
+	p := &proven{svid: svid, number: lastProven.Add(1), base: id, id: id.String(), trustDomain: id.TrustDomain().Name()}
+	base, digest, err := identity.Split(id)
+	switch {
+	case err == nil:
+		p.base, p.digest, p.digestText = base, digest, digest.String()
+	case !errors.Is(err, identity.ErrNoDigest):
+		p.malformed = err
+	}
+	p.baseID = p.base.String()
+	return p
+}
+
+// svidCache remembers what became of certificates, for as long as the trust
+// bundles stand that they were verified with. The time is checked again at every
+// use. No request waits for another here.
 type svidCache struct {
-	mu         sync.Mutex
-	bundles    *identity.TrustBundles
-	young, old map[[sha256.Size]byte]identity.SVID
+	of atomic.Pointer[svids]
+	// help are the intermediates that are tried; nil for none.
+	help *identity.Intermediates
 }
 
-// verify returns the SVID behind key, asking fresh where it is not remembered.
-//
-// Two keys are never of one leaf and two SVIDs: the leaf decides the ID, and
-// which intermediates helped to find a way to the bundle decides only how long
-// that way is good. So where a remembered way has ended and the leaf has not,
-// fresh is asked for another one.
-func (c *svidCache) verify(key [sha256.Size]byte, bundles *identity.TrustBundles, now time.Time, fresh func() (identity.SVID, error)) (identity.SVID, error) {
-	if s, ok := c.get(key, bundles); ok {
-		err := s.ValidAt(now)
-		if err == nil || now.Before(s.Leaf().NotBefore) || now.After(s.Leaf().NotAfter) {
-			return s, err
-		}
-	}
-	s, err := fresh()
-	if err != nil {
-		return identity.SVID{}, err
-	}
-	c.put(key, bundles, s)
-	return s, nil
+// svids are those that were verified with certain bundles.
+type svids struct {
+	bundles  *identity.TrustBundles
+	help     *identity.Intermediates
+	verified *memo.Table[*proven]
+	refused  *memo.Table[refusal]
 }
 
-func (c *svidCache) get(key [sha256.Size]byte, bundles *identity.TrustBundles) (identity.SVID, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if bundles != c.bundles {
-		c.bundles, c.young, c.old = bundles, nil, nil
-		return identity.SVID{}, false
-	}
-	if s, ok := c.young[key]; ok {
-		return s, true
-	}
-	s, ok := c.old[key]
-	if ok {
-		c.add(key, s)
-	}
-	return s, ok
+// refusal is why a certificate was refused, and until when it is without being
+// looked at again.
+type refusal struct {
+	err   error
+	until time.Time
+	// version is that of the intermediates that it was tried with.
+	version uint64
+	leaf    *x509.Certificate // of a connection, kept where it is
 }
 
-// put keeps s, unless the trust bundles changed while it was verified.
-func (c *svidCache) put(key [sha256.Size]byte, bundles *identity.TrustBundles, s identity.SVID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if bundles == c.bundles {
-		c.add(key, s)
+func (c *svidCache) with(bundles *identity.TrustBundles) *svids {
+	s := c.of.Load()
+	if s != nil && s.bundles == bundles {
+		return s
 	}
-}
-
-func (c *svidCache) add(key [sha256.Size]byte, s identity.SVID) {
-	if c.young == nil || len(c.young) >= maxSVIDs {
-		c.young, c.old = make(map[[sha256.Size]byte]identity.SVID), c.young
-	}
-	c.young[key] = s
+	next := &svids{bundles: bundles, help: c.help, verified: memo.New[*proven](maxSVIDs), refused: memo.New[refusal](maxRefusals)}
+	c.of.CompareAndSwap(s, next) // else another has been quicker; this one is used once
+	return next
 }
 
 // The two kinds of key; what is read from one place is never found for the
 // other.
 const (
 	keyHandedOver = 'h' // source.certificate of a CheckRequest
-	keyConnection = 'c' // the chain of a TLS connection
+	keyConnection = 'c' // the certificate of a TLS connection
 )
 
-func handedOverKey(urlEncoded string) [sha256.Size]byte {
-	text := make([]byte, 0, 1+len(urlEncoded))
-	return sha256.Sum256(append(append(text, keyHandedOver), urlEncoded...))
+// maxKey bounds the text of a certificate that is remembered, in bytes.
+const maxKey = 16 << 10
+
+// handedOver is verify for the text of a certificate in a CheckRequest, and for
+// the further ones that came with it, empty where they are not looked at. It
+// writes into room.
+func (c *svidCache) handedOver(room []byte, certificate, forwarded string, bundles *identity.TrustBundles, now time.Time, fresh func() (identity.SVID, error)) (*proven, error) {
+	if len(certificate)+len(forwarded) > maxKey {
+		svid, err := fresh()
+		if err != nil {
+			return nil, err
+		}
+		return newProven(svid), nil
+	}
+	room = append(room, keyHandedOver)
+	room = binary.AppendUvarint(room, uint64(len(certificate)))
+	room = append(append(room, certificate...), forwarded...)
+	return c.with(bundles).verify(room, nil, now, fresh)
 }
 
-func connectionKey(chain []*x509.Certificate) [sha256.Size]byte {
-	var room [1 + 4*sha256.Size]byte // for a usual chain
-	text := append(room[:0], keyConnection)
-	for _, c := range chain {
-		sum := sha256.Sum256(c.Raw)
-		text = append(text, sum[:]...)
+// connection is verify for the chain of a TLS connection. What crypto/tls made of
+// the leaf is its key: who is remembered keeps it where it is in memory.
+func (c *svidCache) connection(chain []*x509.Certificate, bundles *identity.TrustBundles, now time.Time, fresh func() (identity.SVID, error)) (*proven, error) {
+	var room [1 + 8]byte
+	room[0] = keyConnection
+	binary.NativeEndian.PutUint64(room[1:], uint64(uintptr(unsafe.Pointer(chain[0]))))
+	return c.with(bundles).verify(room[:], chain[0], now, fresh)
+}
+
+// verify returns the SVID behind a key, asking fresh where it is not remembered.
+//
+// Two keys are never of one leaf and two SVIDs: the leaf decides the ID, and
+// which intermediates helped to find a way to the bundle decides only how long
+// that way is good. So where a remembered way has ended and the leaf has not,
+// fresh is asked for another one.
+func (s *svids) verify(key []byte, leaf *x509.Certificate, now time.Time, fresh func() (identity.SVID, error)) (*proven, error) {
+	if p, ok := s.verified.Get(key); ok {
+		err := p.svid.ValidAt(now)
+		switch {
+		case err == nil:
+			return p, nil
+		case now.Before(p.svid.Leaf().NotBefore) || now.After(p.svid.Leaf().NotAfter):
+			return nil, err
+		}
 	}
-	return sha256.Sum256(text)
+	version := s.help.Version()
+	if r, ok := s.refused.Get(key); ok && r.version == version && now.Before(r.until) && !now.Before(r.until.Add(-refusedFor)) {
+		return nil, r.err
+	}
+	svid, err := fresh()
+	if err != nil {
+		s.refused.Put(key, refusal{err, now.Add(refusedFor), version, leaf})
+		return nil, err
+	}
+	p := newProven(svid)
+	p.leaf = leaf
+	s.verified.Put(key, p)
+	return p, nil
 }

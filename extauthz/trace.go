@@ -2,8 +2,9 @@ package extauthz
 
 import (
 	"context"
+	"maps"
+	"slices"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"go.opentelemetry.io/otel/attribute"
 	otelcodes "go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
@@ -19,20 +20,44 @@ const SpanName = "meshseal.check"
 // is exported.
 var w3c = propagation.TraceContext{}
 
-// startSpan begins the one span of a check. Its parent is the traceparent in
-// the metadata of the gRPC call, where Envoy traces the call itself, else the
-// one that the request came with.
-func startSpan(ctx context.Context, tracer trace.Tracer, md metadata.MD, req *authv3.CheckRequest) (context.Context, trace.Span) {
-	parent := w3c.Extract(ctx, mdCarrier(md))
-	if !trace.SpanContextFromContext(parent).IsValid() {
-		parent = w3c.Extract(ctx, propagation.MapCarrier(req.GetAttributes().GetRequest().GetHttp().GetHeaders()))
-	}
-	return tracer.Start(parent, SpanName, trace.WithSpanKind(trace.SpanKindServer))
+// traced is what of a check's trace goes into its record, and its span.
+type traced struct {
+	span    trace.Span // nil where there is none
+	context trace.SpanContext
 }
 
-// endSpan writes the decision onto the span. A fault of meshseal itself is the
+// startSpan begins the one span of a check. Its parent is the traceparent in
+// the metadata of the gRPC call, where Envoy traces the call itself, else the
+// one that the request came with. Without a tracer the record has the trace of
+// that parent.
+func (s *Server) startSpan(ctx context.Context, c *check) context.Context {
+	parent := w3c.Extract(ctx, mdCarrier{ctx})
+	if !trace.SpanContextFromContext(parent).IsValid() {
+		if value, ok := c.req.Header(traceparent); ok {
+			state, _ := c.req.Header(tracestate)
+			parent = w3c.Extract(ctx, propagation.MapCarrier{traceparent: value, tracestate: state})
+		}
+	}
+	if s.config.Tracer != nil {
+		parent, c.trace.span = s.config.Tracer.Start(parent, SpanName, trace.WithSpanKind(trace.SpanKindServer))
+	}
+	c.trace.context = trace.SpanContextFromContext(parent)
+	return parent
+}
+
+// Names of the headers of https://www.w3.org/TR/trace-context/.
+const (
+	traceparent = "traceparent"
+	tracestate  = "tracestate"
+)
+
+// end writes the decision onto the span. A fault of meshseal itself is the
 // span's error; a denial is not.
-func endSpan(span trace.Span, d Decision) {
+func (t traced) end(d Decision) {
+	span := t.span
+	if span == nil {
+		return
+	}
 	defer span.End()
 	if !span.IsRecording() {
 		return
@@ -65,12 +90,13 @@ func endSpan(span trace.Span, d Decision) {
 	}
 }
 
-// mdCarrier reads gRPC metadata; a key that arrives twice counts as absent.
-type mdCarrier metadata.MD
+// mdCarrier reads the metadata of the gRPC call; a key that arrives twice counts
+// as absent.
+type mdCarrier struct{ ctx context.Context }
 
 // Get returns the one value of a key.
 func (c mdCarrier) Get(key string) string {
-	if v := metadata.MD(c).Get(key); len(v) == 1 {
+	if v := metadata.ValueFromIncomingContext(c.ctx, key); len(v) == 1 {
 		return v[0]
 	}
 	return ""
@@ -81,9 +107,6 @@ func (c mdCarrier) Set(string, string) {}
 
 // Keys lists the keys.
 func (c mdCarrier) Keys() []string {
-	keys := make([]string, 0, len(c))
-	for k := range c {
-		keys = append(keys, k)
-	}
-	return keys
+	md, _ := metadata.FromIncomingContext(c.ctx)
+	return slices.Collect(maps.Keys(md))
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/metadata"
 
 	"meshseal/extauthz"
@@ -75,7 +76,7 @@ func (m *memory) Record(r extauthz.Record) error {
 	if m.fail != nil {
 		return m.fail
 	}
-	m.records = append(m.records, r)
+	m.records = append(m.records, r.Clone())
 	return nil
 }
 
@@ -181,12 +182,17 @@ func (w *world) partnerCertificate() string {
 // serve runs a gRPC server on a Unix socket and returns the socket's path.
 func (w *world) serve(name string, creds credentials.TransportCredentials) string {
 	w.t.Helper()
+	return w.serveWith(name, grpc.Creds(creds), grpc.ForceServerCodecV2(extauthz.Codec(encoding.GetCodecV2("proto"))))
+}
+
+func (w *world) serveWith(name string, opts ...grpc.ServerOption) string {
+	w.t.Helper()
 	path := filepath.Join(w.dir, name)
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	srv := grpc.NewServer(grpc.Creds(creds))
+	srv := grpc.NewServer(opts...)
 	w.server.Register(srv)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()

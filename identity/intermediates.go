@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -31,6 +32,7 @@ const (
 // of a federated domain can take the room, or the name, of another's. It is safe
 // for concurrent use. A nil *Intermediates holds none and learns none.
 type Intermediates struct {
+	version atomic.Uint64
 	mu      sync.RWMutex
 	fixed   shelf
 	learned map[spiffeid.TrustDomain]*shelf
@@ -84,7 +86,19 @@ func (i *Intermediates) Learn(s SVID, now time.Time) bool {
 			learned = true
 		}
 	}
+	if learned {
+		i.version.Add(1)
+	}
 	return learned
+}
+
+// Version is another number after something was learned or configured: a chain
+// that led nowhere before may lead somewhere now.
+func (i *Intermediates) Version() uint64 {
+	if i == nil {
+		return 0
+	}
+	return i.version.Load()
 }
 
 // knows reports whether all are there already, which is so for nearly every

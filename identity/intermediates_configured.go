@@ -22,5 +22,6 @@ func (i *Intermediates) Configure(configured ...*x509.Certificate) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.fixed = next
+	i.version.Add(1)
 	return nil
 }

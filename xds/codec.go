@@ -34,12 +34,16 @@ import (
 // client made with grpc-go has one of 4 MiB unless it asks for more.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(encproto.Name)}),
+		grpc.ForceServerCodecV2(Codec()),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.ReadBufferSize(8 << 10),
 	}
 }
+
+// Codec is the one of ServerOptions, for a gRPC server that needs one of its own
+// above it.
+func Codec() encoding.CodecV2 { return codec{encoding.GetCodecV2(encproto.Name)} }
 
 // response is a DeltaDiscoveryResponse whose resources are encoded already. To
 // a codec that does not know it, it is that message.

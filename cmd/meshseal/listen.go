@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -72,6 +73,8 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 		creds = grpcpeer.EndWithCertificate(credentials.NewTLS(identity.ServerTLS(self.certificate, self.bundles, time.Now)), time.Now)
 	}
 	l.server = grpc.NewServer(append(xds.ServerOptions(),
+		grpc.ForceServerCodecV2(extauthz.Codec(xds.Codec())),
+		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))),
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(maxStreams),
