@@ -35,11 +35,7 @@ type watch struct {
 func newWatch(unknown [][]string) *watch {
 	r := &watch{aliases: map[ast.Var]ast.Ref{}}
 	for _, path := range unknown {
-		ref := ast.Ref{ast.InputRootDocument}
-		for _, part := range path {
-			ref = append(ref, ast.StringTerm(part))
-		}
-		r.unknown = append(r.unknown, ref)
+		r.unknown = append(r.unknown, inputPart(path))
 	}
 	return r
 }
@@ -184,4 +180,16 @@ func (r *watch) touch(part ast.Ref, e *topdown.Event) {
 			r.found = append(r.found, read)
 		}
 	}
+}
+
+// Part names a part of the input as Reads and UnknownRead do; path is below
+// input.
+func Part(path []string) string { return inputPart(path).String() }
+
+func inputPart(path []string) ast.Ref {
+	ref := ast.Ref{ast.InputRootDocument}
+	for _, name := range path {
+		ref = append(ref, ast.StringTerm(name))
+	}
+	return ref
 }

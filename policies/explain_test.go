@@ -160,3 +160,11 @@ func TestExplainTellsWhatOfTheUnknownWasRead(t *testing.T) {
 		})
 	}
 }
+
+// Parts have one form, so that those of Reads can be compared with them.
+func TestPartIsNamedAsReadsNamesIt(t *testing.T) {
+	p := mustCompile(t, "package envoy.authz\n\nallow if input.attributes.request.http.headers[\"x-a\"] == \"b\"", "")
+	if got := Part([]string{"attributes", "request", "http", "headers", "x-a"}); !slices.Equal(p.Reads(), []string{got}) {
+		t.Errorf("%q, Reads %q", got, p.Reads())
+	}
+}
