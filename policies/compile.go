@@ -56,11 +56,16 @@ func Compile(files []File, entry string) (*Program, error) {
 	values := cache.NewInterQueryValueCache(context.Background(), &cache.Config{
 		InterQueryBuiltinValueCache: cache.InterQueryBuiltinValueCacheConfig{MaxNumEntries: &most},
 	})
-	return (&code{compiler: compiler, store: src.store(), values: values, grpc: messages}).program(ref)
+	c := &code{compiler: compiler, store: src.store(), values: values, grpc: messages, indexed: neverFails(compiler)}
+	if c.data, err = c.store.NewTransaction(context.Background()); err != nil {
+		return nil, fmt.Errorf("read %s: %w", DataPath, err)
+	}
+	return c.program(ref)
 }
 
 // At is the program of another entry point of the same files. The two share
-// what was compiled, the data and what patterns are remembered.
+// what was compiled, the data and what patterns are remembered. It may not be
+// called twice at a time.
 func (p *Program) At(entry string) (*Program, error) {
 	ref, err := parseEntry(entry)
 	if err != nil {
@@ -76,6 +81,7 @@ func (c *code) program(entry ast.Ref) (*Program, error) {
 	query, err := rego.New(
 		rego.Compiler(c.compiler),
 		rego.Store(c.store),
+		rego.Transaction(c.data),
 		rego.ParsedQuery(ast.NewBody(ast.NewExpr(ast.NewTerm(entry)))),
 		rego.StrictBuiltinErrors(true),
 	).PrepareForEval(context.Background())

@@ -3,6 +3,8 @@ package policies
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -30,8 +32,15 @@ type Program struct {
 type code struct {
 	compiler *ast.Compiler
 	store    storage.Store
-	values   cache.InterQueryValueCache
-	grpc     *descriptors // nil if the files have no descriptor set
+	// data is a reading of the store that is never ended: nothing is written.
+	data   storage.Transaction
+	values cache.InterQueryValueCache
+	// indexed: rules that cannot hold are left out. OPA also leaves out one that
+	// calls startswith, endswith, glob.match or strings.any_*_match with a value
+	// that is no string, where the call itself is an error: under not, that
+	// allowed. So nothing is left out if any call can be an error.
+	indexed bool
+	grpc    *descriptors // nil if the files have no descriptor set
 }
 
 func (p *Program) messages() *descriptors {
@@ -79,7 +88,9 @@ func (p *Program) Eval(ctx context.Context, input any, opts ...EvalOption) (resu
 	if err != nil {
 		return Result{}, err
 	}
-	set, err := p.query.Eval(ctx, p.options(value, opts)...)
+	stopped := topdown.NewCancel()
+	defer context.AfterFunc(ctx, stopped.Cancel)()
+	set, err := p.query.Eval(ctx, p.options(value, stopped, opts)...)
 	switch {
 	case ctx.Err() != nil:
 		return Result{}, fmt.Errorf("%w: %w", ErrTimeout, ctx.Err())
@@ -95,19 +106,39 @@ func (p *Program) Eval(ctx context.Context, input any, opts ...EvalOption) (resu
 	return parseResult(set[0].Expressions[0].Value)
 }
 
-func (p *Program) options(input ast.Value, opts []EvalOption) []rego.EvalOption {
+// safeBuiltins are those that are never an error, whatever they are given.
+var safeBuiltins = strings.Fields(`
+	assign eq equal gt gte lt lte neq internal.member_2 internal.member_3
+	is_array is_boolean is_null is_number is_object is_set is_string type_name
+`)
+
+// neverFails reports whether no rule of a program calls what can be an error.
+func neverFails(compiler *ast.Compiler) bool {
+	w := newWalk(compiler)
+	for _, r := range w.rules {
+		w.visit(r.rule)
+	}
+	w.run()
+	for name := range w.called {
+		if !slices.Contains(safeBuiltins, name) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Program) options(input ast.Value, stopped topdown.Cancel, opts []EvalOption) []rego.EvalOption {
 	var o evalOptions
 	for _, f := range opts {
 		f(&o)
 	}
 	out := []rego.EvalOption{
 		rego.EvalParsedInput(input),
+		rego.EvalTransaction(p.code.data),
+		rego.EvalExternalCancel(stopped),
 		rego.EvalMetrics(metrics.NoOp()),
 		rego.EvalInstrument(false),
-		// Indexing skips a rule that calls startswith, endswith, glob.match or
-		// strings.any_*_match with a value that is no string, where the call
-		// itself is an error: under `not`, that allowed.
-		rego.EvalRuleIndexing(false),
+		rego.EvalRuleIndexing(p.code.indexed),
 		rego.EvalInterQueryBuiltinValueCache(p.code.values),
 	}
 	if !o.now.IsZero() {

@@ -22,6 +22,7 @@ type walk struct {
 
 	found   map[string]*part
 	reasons []impure
+	called  map[string]bool // built-in functions
 }
 
 // named is a rule and where it is.
@@ -34,7 +35,7 @@ type named struct {
 }
 
 func newWalk(compiler *ast.Compiler) *walk {
-	w := &walk{visited: map[*ast.Rule]bool{}, found: map[string]*part{}}
+	w := &walk{visited: map[*ast.Rule]bool{}, found: map[string]*part{}, called: map[string]bool{}}
 	for _, m := range compiler.Modules {
 		for _, r := range m.Rules {
 			w.rules = append(w.rules, named{rule: r, path: r.Ref().GroundPrefix()})
@@ -356,6 +357,7 @@ func (w *walk) builtin(name string) {
 	if ast.BuiltinMap[name] == nil {
 		return
 	}
+	w.called[name] = true
 	switch why, known := unsteadyBuiltins[name]; {
 	case known:
 		w.against(name + " " + why)
