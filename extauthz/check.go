@@ -153,6 +153,7 @@ func (s *Server) decide(ctx context.Context, c *check) Decision {
 		return c.refuse(fault)
 	}
 	c.facts.Listener, c.facts.Direction = listener.name, string(listener.direction)
+	c.facts.ReportOnly = listener.reports
 
 	caller, fault := s.caller(c, listener.direction)
 	if fault != nil {

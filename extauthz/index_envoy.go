@@ -77,6 +77,11 @@ func (x *index) addFilter(l *listener, c *chain, config *anypb.Any) error {
 			return err
 		}
 		c.kind = kindHTTP
+		shadow, err := shadowHTTP(m)
+		if err != nil {
+			return err
+		}
+		l.reports = l.reports || shadow
 		c.forwards = x.forwards && l.direction == inbound && handsOver(m)
 		c.table = table{name: m.GetRds().GetRouteConfigName()}
 		if inline := m.GetRouteConfig(); inline != nil {
@@ -94,6 +99,10 @@ func (x *index) addFilter(l *listener, c *chain, config *anypb.Any) error {
 		}
 		c.kind = kindTCP
 		c.clusters = tcpClusters(m)
+	default:
+		shadow, err := inShadow(config)
+		l.reports = l.reports || shadow
+		return err
 	}
 	return nil
 }

@@ -120,6 +120,10 @@ func (a *Account) append(o *object) {
 	o.text("chain", a.Chain)
 	o.text("route", a.Route)
 	o.text("cluster", a.Cluster)
+	if a.ReportOnly {
+		o.name("report_only")
+		o.b = append(o.b, "true"...)
+	}
 	o.text("trace_id", a.TraceID)
 	if a.Shed != 0 {
 		o.number("shed", a.Shed)
@@ -127,7 +131,8 @@ func (a *Account) append(o *object) {
 	if len(a.ShedBy) > 0 {
 		o.open("shed_by")
 		for _, who := range slices.Sorted(maps.Keys(a.ShedBy)) {
-			o.number(who, a.ShedBy[who])
+			o.other(who)
+			o.b = strconv.AppendInt(o.b, a.ShedBy[who], 10)
 		}
 		o.close()
 	}
@@ -136,7 +141,16 @@ func (a *Account) append(o *object) {
 // object is a JSON object while it is written.
 type object struct{ b []byte }
 
+// name is of a member; it needs no escape.
 func (o *object) name(name string) {
+	if last := o.b[len(o.b)-1]; last != '{' {
+		o.b = append(o.b, ',')
+	}
+	o.b = append(append(append(o.b, '"'), name...), `":`...)
+}
+
+// other is a name that could be anything.
+func (o *object) other(name string) {
 	if last := o.b[len(o.b)-1]; last != '{' {
 		o.b = append(o.b, ',')
 	}
@@ -181,8 +195,9 @@ func (o *object) labels(labels map[string]string) {
 		return
 	}
 	o.open("labels")
-	for _, name := range slices.Sorted(maps.Keys(labels)) {
-		o.always(name, labels[name])
+	for name, value := range labels {
+		o.other(name)
+		o.b = request.AppendString(o.b, value)
 	}
 	o.close()
 }

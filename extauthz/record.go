@@ -100,6 +100,8 @@ type Facts struct {
 	Chain    string `json:"chain,omitempty"`
 	Route    string `json:"route,omitempty"`
 	Cluster  string `json:"cluster,omitempty"`
+	// ReportOnly: the listener is in Envoy's shadow mode, so that no denial counts.
+	ReportOnly bool `json:"report_only,omitempty"`
 }
 
 // inForce notes the snapshot in force.
