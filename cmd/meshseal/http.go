@@ -84,6 +84,7 @@ func (p *probes) status(w http.ResponseWriter, _ *http.Request) {
 			Issued: st.Issued, Expires: st.Expires,
 			Expired: !now.Before(st.Expires),
 			Overdue: p.follower.overdue(st, now), Unproven: unprovenWorkloads(current, now),
+			ReportOnly: viewReporting(*p.adopter.reporting.Load(), now),
 		}
 	}
 	w.Header().Set("Content-Type", "application/json")

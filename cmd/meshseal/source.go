@@ -30,6 +30,8 @@ type adopter struct {
 
 	unmet   []string                          // what was logged of demands that this server cannot look at
 	current atomic.Pointer[snapshot.Snapshot] // nil: none was ever adopted
+	// reporting are the listeners of current that only report; it is set before.
+	reporting atomic.Pointer[[]extauthz.Reporting]
 }
 
 // adopt makes candidate the snapshot in force. When it fails, what was in
@@ -81,6 +83,8 @@ func (a *adopter) restore(now time.Time) error {
 func (a *adopter) serve(s *snapshot.Snapshot, plan *extauthz.Plan) {
 	a.authz.Adopt(plan)
 	a.xds.Adopt(s)
+	reporting := plan.Reporting()
+	a.reporting.Store(&reporting)
 	a.current.Store(s)
 	a.spire.adopted(s)
 	if unmet := plan.Unmet(); !slices.Equal(unmet, a.unmet) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -39,6 +40,8 @@ type snapshotStatus struct {
 	Overdue bool `json:"overdue"`
 	// Unproven are the workloads whose callers may come without a digest.
 	Unproven []unprovenStatus `json:"unproven"`
+	// ReportOnly are the listeners whose denials are not enforced.
+	ReportOnly []reportOnlyStatus `json:"report_only"`
 }
 
 type sourceStatus struct {
@@ -61,8 +64,9 @@ func statusCommand() *cobra.Command {
 		Long: `Ask a running server what it has in force and what each proxy acknowledged.
 Exit codes: 0 all connected proxies acknowledged the snapshot in force; 1 one
 did not yet or rejected it, the source has something that is refused, the
-statement is overdue or has expired, or SPIRE's entries are not what the snapshot
-wants; 2 the server cannot be asked.`,
+statement is overdue or has expired, the waiver of a listener that only reports
+has ended, or SPIRE's entries are not what the snapshot wants; 2 the server cannot
+be asked.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
@@ -124,6 +128,9 @@ func (s *status) healthy() bool {
 	if s.Snapshot == nil || s.Snapshot.Expired || s.Snapshot.Overdue || s.Source.Refused != "" || !s.SPIRE.healthy() {
 		return false
 	}
+	if slices.ContainsFunc(s.Snapshot.ReportOnly, func(r reportOnlyStatus) bool { return r.Ended }) {
+		return false
+	}
 	for _, p := range s.Proxies {
 		if p.State == xds.Mixed || p.State == xds.Pending {
 			return false
@@ -148,6 +155,7 @@ func writeStatus(w io.Writer, s *status) error {
 		fmt.Fprintf(t, "commit\t%s, sequence %d\n", s.Snapshot.Commit, s.Snapshot.Sequence)
 		fmt.Fprintf(t, "expires\t%s, %s\n", s.Snapshot.Expires.Format(time.RFC3339), state)
 		writeUnproven(t, s.Snapshot.Unproven)
+		writeReportOnly(t, s.Snapshot.ReportOnly)
 	}
 	if s.Source.Refused != "" {
 		fmt.Fprintf(t, "REFUSED\t%s\n", s.Source.Refused)

@@ -173,6 +173,11 @@ type Status struct {
 		Root, Commit string
 		Sequence     uint64
 		Expires      time.Time
+		ReportOnly   []struct {
+			Proxy, Listener string
+			Until           time.Time
+			Ended           bool
+		} `json:"report_only"`
 	}
 	Source  struct{ Refused string }
 	Proxies []struct {

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"meshseal/extauthz"
+)
+
+// TestStatusShowsWhatOnlyReports: until when; and that it goes on beyond its
+// end, which is a fault that somebody has to see to.
+func TestStatusShowsWhatOnlyReports(t *testing.T) {
+	now := time.Date(2031, 5, 4, 3, 2, 1, 0, time.UTC)
+	all := []extauthz.Reporting{{Proxy: "app", Listener: "http", Until: now.Add(time.Hour)}, {Proxy: "web", Listener: "in", Until: now}}
+	s := &status{Snapshot: &snapshotStatus{Expires: now.Add(time.Hour), ReportOnly: viewReporting(all, now)}}
+	var text strings.Builder
+	if err := writeStatus(&text, s); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"report only  listener http of proxy app, until 2031-05-04T04:02:01Z: denials are not enforced\n",
+		"report only  listener in of proxy web, until 2031-05-04T03:02:01Z: ENDED, and denials are still not enforced: take report_only away in a commit\n",
+	} {
+		if !strings.Contains(text.String(), line) {
+			t.Errorf("the table lacks %q:\n%s", line, text.String())
+		}
+	}
+	if s.healthy() {
+		t.Error("a listener that reports beyond its waiver's end counts as healthy")
+	}
+	s.Snapshot.ReportOnly = viewReporting(all[:1], now)
+	if !s.healthy() {
+		t.Error("what a waiver allows counts as a fault")
+	}
+	none, err := json.Marshal(viewReporting(nil, now))
+	if err != nil || string(none) != "[]" {
+		t.Errorf("no such listener is %s, %v", none, err)
+	}
+}
