@@ -38,6 +38,10 @@ func (p *Plan) Reporting() []Reporting {
 	return out
 }
 
+// ReportOnly reports whether the listener of the request only reports, so that
+// Envoy lets it through whatever was decided.
+func (d Decision) ReportOnly() bool { return d.facts.ReportOnly }
+
 func shadowUntil(waivers []snapshot.Waiver, proxy, listener string) time.Time {
 	for _, w := range waivers {
 		if w.Rule == snapshot.ShadowRule && w.Proxy == proxy && w.Resource == listener {

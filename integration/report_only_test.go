@@ -76,6 +76,14 @@ func TestReportOnly(t *testing.T) {
 	envoy.WaitStat("http.http.ext_authz.ok", 1)
 	envoy.WaitStat("ext_authz.meshseal.denied", 1)
 	s.wantReporting(t, "http", "tcp")
+	for _, line := range []string{
+		`meshseal_denials_not_enforced_total{reason="DIGEST_NOT_ALLOWED"} 2`, `meshseal_denials_not_enforced_total{reason="POLICY_DENIED"} 1`,
+		"meshseal_report_only_listeners 2",
+	} {
+		if !strings.Contains(s.Server.Metrics(), line+"\n") {
+			t.Errorf("the metrics lack %s", line)
+		}
+	}
 
 	s.WaitInForce(s.Repo.Commit("enforce", map[string]string{
 		"waivers.yaml":           "[]\n",
@@ -87,6 +95,9 @@ func TestReportOnly(t *testing.T) {
 	})
 	if last := s.lastRecord(t); last.At("meshseal", "report_only") != "" {
 		t.Errorf("an enforced denial is recorded as a report: %v", last)
+	}
+	if !strings.Contains(s.Server.Metrics(), "meshseal_report_only_listeners 0\n") {
+		t.Error("the metrics show that a listener only reports")
 	}
 	s.wantReporting(t)
 }

@@ -87,6 +87,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 	}
 	defer adopter.spire.close()
 
+	reported := metrics.ReportOnly(adopter.reports)
 	authz, err := extauthz.New(extauthz.Config{
 		Bundles:         self.bundles,
 		JWTBundles:      self.jwtBundles,
@@ -101,6 +102,9 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 		Tracer:          tracing.Tracer(),
 		Observe: func(d extauthz.Decision, took time.Duration) {
 			metrics.Check(d.Word(), string(d.Reason()), took)
+			if d.ReportOnly() && !d.Allowed() {
+				reported(string(d.Reason()))
+			}
 		},
 	})
 	if err != nil {

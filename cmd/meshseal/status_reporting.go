@@ -18,6 +18,14 @@ type reportOnlyStatus struct {
 	Ended bool `json:"ended"`
 }
 
+// reports is how many listeners of the snapshot in force only report.
+func (a *adopter) reports() int {
+	if all := a.reporting.Load(); all != nil {
+		return len(*all)
+	}
+	return 0
+}
+
 func viewReporting(all []extauthz.Reporting, now time.Time) []reportOnlyStatus {
 	out := []reportOnlyStatus{}
 	for _, r := range all {
