@@ -91,7 +91,7 @@ verification; 2 an error or wrong usage; 3 it could not be found out.`,
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		"repository": {initCommand(), importCommand(), lintCommand(), testCommand(), digestCommand()},
-		"snapshot":   {keygenCommand(), buildCommand(), signCommand(), verifyCommand(), showCommand(), diffCommand()},
+		"snapshot":   {keygenCommand(), buildCommand(), signCommand(), verifyCommand(), showCommand(), diffCommand(), explainCommand(), replayCommand()},
 		"run":        {serveCommand(), bootstrapCommand(), doctorCommand(), statusCommand(), recoverCommand(), spireCommand(), devCommand()},
 	} {
 		for _, c := range commands {
