@@ -142,10 +142,10 @@ func generatedPolicy(r *rand.Rand) string {
 	var b strings.Builder
 	b.WriteString("package gen.authz\n\nweb := input.attributes.request.http\nfacts := input.meshseal\n\n")
 	b.WriteString("is(x, y) if x == y\nnamed(x) := x.method\nnamed(x) := \"none\" if not x.method\n")
-	n, plain := 2+r.IntN(6), r.IntN(3) == 0
+	n, plain := 1+r.IntN(5), r.IntN(3) == 0
 	for i := range n {
 		var body []string
-		for range 1 + r.IntN(3) {
+		for range 1 + r.IntN(2) {
 			body = append(body, condition(r, i, plain))
 		}
 		fmt.Fprintf(&b, "r%d if {\n\t%s\n}", i, strings.Join(body, "\n\t"))

@@ -25,6 +25,9 @@ func TestProgramTellsWhatItReads(t *testing.T) {
 		"a rule as a whole":     {"web := input.meshseal\nallow if f(web)\nf(x) if x.route == \"a\"", "input.meshseal*"},
 		"a rule with more":      {"web := input.attributes.request.http if input.version\nallow if web.path == \"/\"", "input.attributes.request.http input.version"},
 		"a rule with two":       {"web := input.attributes.request.http\nweb := input.attributes.request.http if false\nallow if web.path == \"/\"", "input.attributes.request.http"},
+		"a rule with a test":    {"web := h if { h := input.attributes.request.http; input.meshseal.route == \"a\" }\nallow if web.path == \"/\"", http + " input.meshseal.route"},
+		"a rule and its parent": {"sub.web := input.attributes.request.http\nallow if count(data.envoy.authz.sub) > 1", http + "!"},
+		"a variable, twice":     {`allow if { x = input.attributes.source; x = input.attributes.destination }`, "input.attributes.destination! input.attributes.source!"},
 		"whether it is there":   {`allow if not input.attributes.request.http`, http},
 		"not reached":           {"allow := true\nother if input.attributes", ""},
 		"a computed name":       {"allow if data.envoy.authz.sub[input.meshseal.route]\nsub.a if input.attributes.request.http.scheme == \"x\"", http + ".scheme input.meshseal.route"},
@@ -61,9 +64,14 @@ func TestProgramTellsWhatItReads(t *testing.T) {
 				}
 				return
 			}
-			want := slices.Compact(strings.Fields(c.want))
-			if strings.Join(want, " ") != got {
-				t.Errorf("reads\n%s\nwant\n%s", got, strings.Join(want, " "))
+			for _, want := range strings.Fields(c.want) { // with a !, the whole of it
+				if want, ok := strings.CutSuffix(want, "!"); ok && !slices.ContainsFunc(p.reads.parts, func(p *part) bool { return p.kind == messagePart && p.String() == want }) {
+					t.Errorf("the whole of %s is not read", want)
+				}
+			}
+			want := strings.Join(slices.Compact(strings.Fields(strings.ReplaceAll(c.want, "!", ""))), " ")
+			if want != got {
+				t.Errorf("reads\n%s\nwant\n%s", got, want)
 			}
 		})
 	}
