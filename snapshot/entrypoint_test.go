@@ -115,3 +115,32 @@ func TestSignedEntryPointNotInTheOneForm(t *testing.T) {
 		})
 	}
 }
+
+// A root that fits does not excuse another form of the leaf: what opens with a
+// changed byte is written as it stands, and says that byte.
+func TestAnyOneByteOfAnEntryPointLeafIsRefusedOrMeansItself(t *testing.T) {
+	k := fixedKey(t, "k")
+	tr := trust(t, 1, k)
+	good := take(t, build(t, ruled(t), testCommit).Bytes())
+	meant := 0
+	flips(good.leaves[0], func(at int, mask byte, variant []byte) {
+		p := parts{leaves: slices.Clone(good.leaves), resources: good.resources}
+		p.leaves[0] = variant
+		data := forge(t, k, p, func(*Statement) {})
+		s, err := Open(data, tr, now)
+		switch {
+		case err != nil && Code(err) == "":
+			t.Fatalf("byte %d changed by %#x: refused without a code: %v", at, mask, err)
+		case err == nil && string(s.Bytes()) != string(data):
+			t.Fatalf("byte %d changed by %#x: opened, and written otherwise", at, mask)
+		case err == nil:
+			if w, _ := s.Workload("orders"); w.Policy == "shop/orders/allow" {
+				t.Fatalf("byte %d changed by %#x: opened, and the rule is the same", at, mask)
+			}
+			meant++
+		}
+	})
+	if meant == 0 {
+		t.Error("nothing that was changed was opened: the leaf is not what is read")
+	}
+}
