@@ -7,6 +7,8 @@
 package request
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -35,6 +37,9 @@ type Request struct {
 	Source, Destination Peer
 	// SNI is the server name of the TLS connection.
 	SNI string
+
+	// fromRaw and fromMap say from which form of headers Headers are.
+	fromRaw, fromMap bool
 
 	wire    []byte
 	message *authv3.CheckRequest // of wire, with normal headers; nil until it is asked for
@@ -65,13 +70,16 @@ type Address struct {
 // Read makes r the request of these bytes; what r was before is gone. An error
 // means that they are no CheckRequest.
 func (r *Request) Read(wire []byte) error {
+	*r = Request{wire: wire, Headers: r.Headers[:0]}
+	if r.scan(wire) {
+		return nil
+	}
 	m := new(authv3.CheckRequest)
 	if err := proto.Unmarshal(wire, m); err != nil {
-		*r = Request{wire: wire}
+		*r = Request{wire: wire, Headers: r.Headers[:0]}
 		return err
 	}
 	r.From(m)
-	r.wire = wire
 	return nil
 }
 
@@ -94,7 +102,7 @@ func (r *Request) From(m *authv3.CheckRequest) {
 	r.ID, r.Method, r.Path, r.Host, r.Scheme = h.GetId(), h.GetMethod(), h.GetPath(), h.GetHost(), h.GetScheme()
 	r.Query, r.Fragment, r.Protocol, r.Size = h.GetQuery(), h.GetFragment(), h.GetProtocol(), h.GetSize()
 	r.HasBody = h.GetBody() != "" || len(h.GetRawBody()) > 0
-	r.headers(h)
+	r.Headers, r.fault = normal(h, r.Headers)
 }
 
 func peer(p *authv3.AttributeContext_Peer) Peer {
@@ -107,23 +115,23 @@ func peer(p *authv3.AttributeContext_Peer) Peer {
 	return out
 }
 
-// headers moves the headers of an HTTP request from header_map to headers, where
+// normal moves the headers of an HTTP request from header_map to headers, where
 // policies and records look for them: names in lower case, several values joined
-// by a comma, as Envoy does it.
+// by a comma, as Envoy does it. It appends each value by itself to list.
 //
 // The filters that the build inserts send raw headers, because in the other form
 // Envoy writes "!" for each byte that is not UTF-8: the policy would judge
 // another value than the backend gets. A request with such a value is denied; its
 // record shows U+FFFD in the place of the bytes.
-func (r *Request) headers(h *authv3.AttributeContext_HttpRequest) {
+func normal(h *authv3.AttributeContext_HttpRequest, list []Header) (headers []Header, fault string) {
 	if h.GetHeaderMap() == nil {
-		for name, value := range h.GetHeaders() {
-			r.Headers = append(r.Headers, Header{name, value})
+		for _, name := range slices.Sorted(maps.Keys(h.GetHeaders())) {
+			list = append(list, Header{name, h.GetHeaders()[name]})
 		}
-		return
+		return list, ""
 	}
 	if len(h.GetHeaders()) > 0 {
-		r.fault = "the headers arrived in two forms"
+		fault = "the headers arrived in two forms"
 	}
 	raw := h.GetHeaderMap().GetHeaders()
 	h.HeaderMap, h.Headers = nil, make(map[string]string, len(raw))
@@ -134,14 +142,15 @@ func (r *Request) headers(h *authv3.AttributeContext_HttpRequest) {
 		}
 		if !utf8.ValidString(value) {
 			value = strings.ToValidUTF8(value, "\uFFFD")
-			r.fault = "the header \"" + name + "\" is not UTF-8"
+			fault = "the header \"" + name + "\" is not UTF-8"
 		}
-		r.Headers = append(r.Headers, Header{name, value})
+		list = append(list, Header{name, value})
 		if before, ok := h.Headers[name]; ok {
 			value = before + "," + value
 		}
 		h.Headers[name] = value
 	}
+	return list, fault
 }
 
 // Fault is what is wrong with the request although it could be read; empty if
@@ -149,10 +158,15 @@ func (r *Request) headers(h *authv3.AttributeContext_HttpRequest) {
 func (r *Request) Fault() string { return r.fault }
 
 // Message is the whole request, its headers in the normal form: in headers, not
-// in header_map. It is decoded once and belongs to r.
+// in header_map. It is decoded once, is no part of the bytes, and belongs to r.
 func (r *Request) Message() *authv3.CheckRequest {
 	if r.message == nil {
 		r.message = new(authv3.CheckRequest)
+		if err := proto.Unmarshal(r.wire, r.message); err != nil {
+			r.message = new(authv3.CheckRequest) // as Read said
+		} else if h := r.message.GetAttributes().GetRequest().GetHttp(); h != nil {
+			normal(h, nil)
+		}
 	}
 	return r.message
 }
