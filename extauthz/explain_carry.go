@@ -42,14 +42,18 @@ func carry(x *index, q *Question) *carriage {
 	if x == nil {
 		return c
 	}
-	c.listenerMark = fmt.Sprintf("of no listener: none is named %q", q.Listener)
+	c.listenerMark = "none"
+	var names []string
 	for mark, l := range x.listeners {
-		if l.name == q.Listener {
+		if names = append(names, l.name); l.name == q.Listener {
 			c.listenerMark = mark
 			c.address(l, q)
 			c.inChain(x, l, q)
+			return c
 		}
 	}
+	slices.Sort(names)
+	c.notes = append(c.notes, fmt.Sprintf("proxy %q has no listener %q; it has %s", x.proxy.Name, q.Listener, strings.Join(names, ", ")))
 	return c
 }
 

@@ -133,6 +133,9 @@ func (r *ran) explanation() Explanation {
 		Decision: d.Word(), Reason: d.Reason(), Step: d.Step(), Detail: d.Detail(),
 		Notes: r.by.notes, Facts: d.Facts(), Policy: r.policy,
 	}
+	if e.Facts.ReportOnly {
+		e.Notes = append(e.Notes, "the listener only reports: Envoy lets the request through, whatever is decided")
+	}
 	if rec := r.q.recorded; rec != nil {
 		e.Recorded = &RecordedAnswer{
 			DecisionID: rec.DecisionID, Decision: rec.Meshseal.Decision, Reason: rec.Meshseal.Reason, Detail: rec.Meshseal.Detail,

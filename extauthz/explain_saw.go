@@ -31,7 +31,7 @@ func (r *ran) saw(step Step) []string {
 	return nil
 }
 
-// source says on whose word something is taken.
+// word says on whose word something is taken.
 func (r *ran) word() string {
 	if r.q.recorded != nil {
 		return "as recorded, not proven here"
@@ -52,7 +52,7 @@ func (r *ran) sawSnapshot() []string {
 		return nil
 	}
 	st := &r.plan.statement
-	end := "its statement has no end here"
+	end := "when its statement ends is not looked at"
 	if st.Expires.Before(issuedUntil) {
 		end = "its statement ends at " + st.Expires.UTC().Format(time.RFC3339)
 	}
@@ -97,7 +97,11 @@ func (r *ran) sawEvidence() []string {
 	if f.Digest == digestUnproven {
 		return []string{"no digest: the waiver of the workload lets it call so until it ends"}
 	}
-	out := []string{fmt.Sprintf("it runs %s, by %s", f.Digest, f.Evidence)}
+	word := ""
+	if r.q.CallerCertificate == "" {
+		word = ", " + r.word()
+	}
+	out := []string{fmt.Sprintf("it runs %s, by %s%s", f.Digest, f.Evidence, word)}
 	if len(f.EvidenceAgreed) > 0 {
 		out = append(out, fmt.Sprintf("%s said the same, %s", strings.Join(f.EvidenceAgreed, ", "), r.word()))
 	}
