@@ -59,20 +59,20 @@ func (f *form) Check(ctx context.Context, r *authv3.CheckRequest) (*authv3.Check
 	return floor{}.Check(ctx, r)
 }
 
-// capture sends one request through a real Envoy with the resources of s and
-// takes what it asks.
+// capture sends a request through a real Envoy with the resources of s and takes
+// what it asks.
 func (b *bench) capture(s *server) *form {
 	f := &form{}
 	socket := s.dir + "/capture.sock"
 	meshtest.ServeGRPC(b, "unix", socket, func(g *grpc.Server) { authv3.RegisterAuthorizationServer(g, f) })
-	envoy := b.envoy(s, socket)
+	envoy := b.envoy(s, "orders", socket)
 	web := b.web(1)
-	if code, err := get(web, "https://"+b.world.host+":8443/orders/1?page=1"); err != nil || code != http.StatusOK {
+	if code, err := get(web, "https://"+b.world.hosts["orders"]+":8443/orders/1?page=1"); err != nil || code != http.StatusOK {
 		b.Fatalf("the request through Envoy: %d, %v\n%s", code, err, envoy.Tail())
 	}
 	web.CloseIdleConnections()
 	_ = envoy.Stop()
-	// What gRPC and HTTP/2 write themselves.
+	// What gRPC and HTTP/2 write themselves is left out.
 	for key := range f.carried {
 		if strings.HasPrefix(key, ":") || strings.HasPrefix(key, "grpc-") || key == "content-type" || key == "te" || key == "user-agent" {
 			delete(f.carried, key)

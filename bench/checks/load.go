@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,12 @@ func dial(t *stage, socket string, conns int) *client {
 		c.conns = append(c.conns, conn)
 	}
 	return c
+}
+
+func (c *client) close() {
+	for _, conn := range c.conns {
+		conn.Close()
+	}
 }
 
 // ask sends one check and returns the code of the answer, and whether it allows.
@@ -122,23 +129,32 @@ func (c *client) turn(pid, n int, requests []*check, want int) (perCheck time.Du
 }
 
 func (c *client) send(n int, requests []*check, want int) error {
+	return each(n, func(i int) error { return c.expect(requests[i%len(requests)], want) })
+}
+
+// expect asks and looks whether the answer has the code want.
+func (c *client) expect(r *check, want int) error {
+	conn := c.conns[int(c.next.Add(1))%len(c.conns)]
+	code, err := c.ask(conn, r)
+	if err == nil && code != want {
+		err = fmt.Errorf("the answer has code %d, not %d", code, want)
+	}
+	return err
+}
+
+// each does n things, parallel at a time, and ends at the first error.
+func each(n int, do func(i int) error) error {
 	var wait sync.WaitGroup
 	var next atomic.Int64
 	errs := make([]error, parallel)
 	for w := range parallel {
-		conn := c.conns[w%len(c.conns)]
 		wait.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= n {
 					return
 				}
-				code, err := c.ask(conn, requests[i%len(requests)])
-				if err == nil && code != want {
-					err = fmt.Errorf("the answer has code %d, not %d", code, want)
-				}
-				if err != nil {
-					errs[w] = err
+				if errs[w] = do(i); errs[w] != nil {
 					next.Store(int64(n))
 					return
 				}
@@ -146,7 +162,7 @@ func (c *client) send(n int, requests []*check, want int) error {
 		})
 	}
 	wait.Wait()
-	return errors.Join(errs...)
+	return cmp.Or(errs...)
 }
 
 // cpu is the processor time that a process has used: the sum over its threads,

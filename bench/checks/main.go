@@ -1,5 +1,6 @@
 // Command checks measures the decision server beside an always-allow server and
-// beside opa-envoy-plugin, each row as a ratio inside one run. docs/performance.md says what is
+// beside opa-envoy-plugin, each row as a ratio inside one run; with -soak it looks
+// whether a server comes back to where it began. docs/performance.md says what is
 // measured and how to read it.
 package main
 
@@ -18,6 +19,7 @@ func main() {
 	rounds := flag.Int("rounds", 7, "rounds of which the median counts")
 	checks := flag.Int("checks", 20000, "checks of one turn")
 	conns := flag.Int("conns", 1, "connections that the callers share, as an Envoy has one for each of its threads")
+	soak := flag.Duration("soak", 0, "soak for this long instead of measuring")
 	flag.Parse()
 	if *floor != "" {
 		if err := serveFloor(*floor); err != nil {
@@ -29,6 +31,9 @@ func main() {
 	debug.SetGCPercent(400) // the load is not what is measured
 	b := &bench{rounds: *rounds, checks: *checks, conns: *conns}
 	err := run(b, func() error {
+		if *soak > 0 {
+			return b.soak(*soak)
+		}
 		var names []string
 		if *only != "" {
 			names = strings.Split(*only, ",")

@@ -80,10 +80,9 @@ func policyData() string {
 	return string(data)
 }
 
-// meshFiles is the mesh repository: a proxy for orders at host, its application
-// at app, and further proxies, if routes is not 0, that have so many routes
-// together.
-func meshFiles(host, app, condition string, routes int) map[string]string {
+// meshFiles is the mesh repository: the proxies of hosts, whose application is at
+// app, and further proxies, if routes is not 0, that have so many routes together.
+func meshFiles(hosts map[string]string, app, condition string, routes int) map[string]string {
 	files := map[string]string{
 		"meshseal.yaml":        "format: v1\nmesh: shop\ntrust_domains: [" + domain + "]\n",
 		"policies/policy.rego": fmt.Sprintf(shopPolicy, condition),
@@ -94,9 +93,11 @@ func meshFiles(host, app, condition string, routes int) map[string]string {
 		files["workloads/"+name+".yaml"] = "spiffe_id: spiffe://" + domain + "/" + name + "\n" +
 			"allowed: [sha256:" + digest(name) + "]\nrevoked: [sha256:" + digest(name+"-revoked") + "]\n"
 	}
-	proxy(files, "orders", host, app, `
+	for name, host := range hosts {
+		proxy(files, name, host, app, `
     - {name: ping, match: {path: /ping}, direct_response: {status: 200}}
     - {name: orders, match: {prefix: /orders/}, route: {cluster: app, timeout: 5s}}`)
+	}
 	for p := range routes / routesOfProxy {
 		var table strings.Builder
 		for r := range routesOfProxy {

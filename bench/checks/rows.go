@@ -1,11 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
-	"time"
 )
 
 // row is one figure of the table, and the bound that it has to keep.
@@ -16,11 +17,18 @@ type row struct {
 }
 
 var rows = []row{
-	{"warm-vs-floor", 0.75, func(b *bench) (float64, error) { return b.warmVsFloor() }},
-	{"warm-vs-opa", 1.0 / 15, func(b *bench) (float64, error) { return b.warmVsOPA() }},
+	{"warm-vs-floor", 0.75, (*bench).warmVsFloor},
+	{"warm-vs-opa", 1.0 / 15, (*bench).warmVsOPA},
+	{"first-cert-vs-floor", 5, (*bench).firstCertVsFloor},
+	{"uncached-vs-opa", 1.0 / 3, (*bench).uncachedVsOPA},
+	{"deny-vs-allow", 3, (*bench).denyVsAllow},
+	{"p99-vs-floor", 1.2, (*bench).p99VsFloor},
+	{"memory-mib", 150, (*bench).memory},
+	{"allocs", 0, (*bench).allocs},
 }
 
-// measure measures the rows of these names, or all of them.
+// measure measures the rows of these names, or all of them and holds them to
+// their bounds.
 func (b *bench) measure(names []string) error {
 	for _, name := range names {
 		if !slices.ContainsFunc(rows, func(r row) bool { return r.name == name }) {
@@ -48,64 +56,6 @@ func (b *bench) measure(names []string) error {
 	return nil
 }
 
-// side is one of the two that are compared: a server and what it is asked.
-type side struct {
-	name     string
-	server   *server
-	requests []*check
-	want     int             // the code of every answer
-	fresh    func() []*check // if set, the requests of each turn
-}
-
-// pair takes turns and returns the quotient of the medians of the processor time
-// of a check.
-func (b *bench) pair(row string, a, z *side) (float64, error) {
-	figures := map[*side][]float64{}
-	for _, s := range []*side{a, z} {
-		if s.fresh == nil {
-			if err := b.warm(s.server, s.requests, s.want); err != nil {
-				return 0, fmt.Errorf("%s: %w", s.name, err)
-			}
-		}
-	}
-	for r := range b.rounds {
-		order := []*side{a, z}
-		if r%2 == 1 {
-			slices.Reverse(order)
-		}
-		for _, s := range order {
-			n := b.checks
-			if s.fresh != nil {
-				s.requests = s.fresh()
-				n = len(s.requests)
-			}
-			took, err := s.server.client.turn(s.server.Pid(), n, s.requests, s.want)
-			if err != nil {
-				return 0, fmt.Errorf("%s: %w\n%s", s.name, err, s.server.Tail())
-			}
-			figures[s] = append(figures[s], float64(took)/float64(time.Microsecond))
-		}
-	}
-	for _, s := range []*side{a, z} {
-		fmt.Printf("%-20s %s: %s\n", row, s.name, spread(figures[s], "µs of CPU a check"))
-	}
-	return median(figures[a]) / median(figures[z]), nil
-}
-
-func (b *bench) warmVsFloor() (float64, error) {
-	requests := b.form.requests(b.callers, 4000)
-	return b.pair("warm-vs-floor",
-		&side{name: "meshseal", server: b.meshseal("shop", nothing, 0), requests: requests},
-		&side{name: "always-allow", server: b.always(), requests: requests})
-}
-
-func (b *bench) warmVsOPA() (float64, error) {
-	requests := b.form.requests(b.callers, 4000)
-	return b.pair("warm-vs-opa",
-		&side{name: "meshseal", server: b.meshseal("shop", nothing, 0), requests: requests},
-		&side{name: "opa-envoy-plugin", server: b.opa("opa", nothing), requests: requests})
-}
-
 func spread(list []float64, unit string) string {
 	return fmt.Sprintf("%.1f %s (%.1f to %.1f, %d times)", median(list), unit, slices.Min(list), slices.Max(list), len(list))
 }
@@ -114,3 +64,5 @@ func median(list []float64) float64 {
 	sorted := slices.Sorted(slices.Values(list))
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -21,9 +21,6 @@ type stage struct {
 
 func (s *stage) Helper() {}
 
-// Failed lets what was started show the end of its log.
-func (s *stage) Failed() bool { return s.failed != nil }
-
 // Logf prints a remark.
 func (s *stage) Logf(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 

@@ -12,10 +12,11 @@ import (
 
 // world is what all servers have in common.
 type world struct {
-	dir       string // of sockets, keys and certificates; short
-	host, app string // the addresses of the Envoy of orders and of its application
-	ca        *meshtest.CA
-	plugin    string // the opa-envoy-plugin program, once it was needed
+	dir    string            // of sockets, keys and certificates; short
+	hosts  map[string]string // the addresses of the Envoys, by proxy
+	app    string            // the address of the application behind them
+	ca     *meshtest.CA
+	plugin string // the opa-envoy-plugin program, once it was needed
 }
 
 // server is a decision server in a process of its own.
@@ -30,14 +31,15 @@ type server struct {
 // prepare makes the world and looks at how Envoy asks.
 func (b *bench) prepare() {
 	b.findPrograms()
-	b.world = &world{dir: meshtest.Dir(b), host: meshtest.Host(), app: meshtest.Host(), ca: meshtest.NewCA(b, domain)}
+	b.world = &world{dir: meshtest.Dir(b), app: meshtest.Host(), ca: meshtest.NewCA(b, domain),
+		hosts: map[string]string{"orders": meshtest.Host(), "payments": meshtest.Host()}}
 	meshtest.Run(b, meshtest.Meshseal(b, "keygen", "--out", b.world.dir+"/key"))
 	svid := b.world.ca.SVID("spiffe://" + domain + "/meshseal")
 	meshtest.Write(b, b.world.dir, "server.pem", svid.CertificatePEM())
 	meshtest.Write(b, b.world.dir, "server.key", svid.KeyPEM())
 	meshtest.Write(b, b.world.dir, "bundle.pem", b.world.ca.BundlePEM())
 	meshtest.StartBackend(b, "app", b.world.app+":8080")
-	b.form = b.capture(b.meshseal("shop", nothing, 0))
+	b.form = b.capture(b.shop())
 	b.callers = b.newCallers(0, callers)
 }
 
@@ -79,7 +81,7 @@ func (b *bench) end(name string) {
 func (b *bench) meshseal(name, condition string, routes int) *server {
 	return b.once(name, func() *server {
 		dir := filepath.Join(b.world.dir, name)
-		repo := meshtest.NewRepository(b, filepath.Join(dir, "repo"), meshFiles(b.world.host, b.world.app, condition, routes))
+		repo := meshtest.NewRepository(b, filepath.Join(dir, "repo"), meshFiles(b.world.hosts, b.world.app, condition, routes))
 		file := filepath.Join(dir, "mesh.snapshot")
 		meshtest.Run(b, meshtest.Meshseal(b, "build", "--repo", repo.Dir, "--out", file))
 		meshtest.Run(b, meshtest.Meshseal(b, "sign", "--key", b.world.dir+"/key", file))
@@ -90,7 +92,7 @@ state: %DIR%/state
 source: {file: {path: %DIR%/mesh.snapshot}, poll: 10s}
 trust: {keys: [%WORLD%/key.pub], threshold: 1}
 identity: {certificate: %WORLD%/server.pem, key: %WORLD%/server.key, trust_bundles: {`+domain+`: %WORLD%/bundle.pem}}
-listeners: [{socket: %DIR%/orders.sock, proxy: orders}]
+listeners: [{socket: %DIR%/orders.sock, proxy: orders}, {socket: %DIR%/payments.sock, proxy: payments}]
 http: {address: "%HTTP%"}
 records: {path: %DIR%/records.json}
 drain: 10ms
@@ -128,7 +130,7 @@ func (b *bench) opa(name, condition string) *server {
 		meshtest.Write(b, dir, "policies/data.json", policyData())
 		s := &server{dir: dir, socket: filepath.Join(dir, "opa.sock")}
 		s.Process = meshtest.Start(b, exec.Command(b.world.plugin, "run", "--server", "--addr", "unix://"+dir+"/api.sock",
-			"--disable-telemetry", "--log-level", "error",
+			"--skip-version-check", "--log-level", "error",
 			"--set", "plugins.envoy_ext_authz_grpc.addr=unix://"+s.socket,
 			"--set", "plugins.envoy_ext_authz_grpc.path=envoy/authz/allow",
 			dir+"/policies"))
@@ -136,18 +138,26 @@ func (b *bench) opa(name, condition string) *server {
 	})
 }
 
-// envoy starts the Envoy of orders with meshseal's xDS, which asks the decision
-// server on the socket authz.
-func (b *bench) envoy(of *server, authz string) *meshtest.Envoy {
+// envoy starts the Envoy of a proxy with the resources that the meshseal of has
+// for it; it asks the decision server on the socket authz.
+func (b *bench) envoy(of *server, proxy, authz string) *meshtest.Envoy {
 	dir := meshtest.Dir(b)
-	meshtest.ServeSDS(b, dir+"/sds.sock", b.world.ca.SVID(spiffeID("orders")), b.world.ca)
-	text := meshtest.Run(b, meshtest.Meshseal(b, "bootstrap", "--snapshot", of.dir+"/mesh.snapshot", "--proxy", "orders",
-		"--server", "unix://"+of.socket, "--authz", "unix://"+authz, "--sds", "unix://"+dir+"/sds.sock",
+	meshtest.ServeSDS(b, dir+"/sds.sock", b.world.ca.SVID(spiffeID(proxy)), b.world.ca)
+	text := meshtest.Run(b, meshtest.Meshseal(b, "bootstrap", "--snapshot", of.dir+"/mesh.snapshot", "--proxy", proxy,
+		"--server", "unix://"+of.dir+"/"+proxy+".sock", "--authz", "unix://"+authz, "--sds", "unix://"+dir+"/sds.sock",
 		"--admin", meshtest.AdminSocket(dir), meshtest.WithoutGuard))
 	return meshtest.StartEnvoy(b, meshtest.Write(b, dir, "envoy.yaml", text), meshtest.AdminSocket(dir))
 }
 
-// warm sends every request once and twice, so that what can be remembered is.
-func (b *bench) warm(s *server, requests []*check, want int) error {
-	return s.client.send(max(2*len(requests), b.checks), requests, want)
+// shop is the meshseal of most rows.
+func (b *bench) shop() *server { return b.meshseal("shop", nothing, 0) }
+
+// forget empties the file of records, which otherwise grows by gigabytes.
+func (s *server) forget(b *bench) {
+	if s.http == nil {
+		return
+	}
+	if err := os.Truncate(s.http.RecordFile, 0); err != nil {
+		b.Fatalf("%v", err)
+	}
 }
