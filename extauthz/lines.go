@@ -69,7 +69,11 @@ func (r *Record) appendLine(b []byte) ([]byte, error) {
 		}
 	}
 	o := object{b: append(b, '{')}
-	o.labels(r.Labels)
+	if r.labels != nil {
+		o.raw("labels", r.labels)
+	} else {
+		o.labels(r.Labels)
+	}
 	o.always("decision_id", r.DecisionID)
 	o.text("trace_id", r.TraceID)
 	o.text("span_id", r.SpanID)
@@ -195,9 +199,9 @@ func (o *object) labels(labels map[string]string) {
 		return
 	}
 	o.open("labels")
-	for name, value := range labels {
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
 		o.other(name)
-		o.b = request.AppendString(o.b, value)
+		o.b = request.AppendString(o.b, labels[name])
 	}
 	o.close()
 }

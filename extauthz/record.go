@@ -23,6 +23,7 @@ import (
 // describes every field.
 type Record struct {
 	Labels     map[string]string `json:"labels"`
+	labels     json.RawMessage   // the same, encoded
 	DecisionID string            `json:"decision_id"`
 	TraceID    string            `json:"trace_id,omitempty"`
 	SpanID     string            `json:"span_id,omitempty"`
@@ -159,6 +160,7 @@ func (s *Server) newRecord(ctx context.Context, c *check, d Decision) (Record, e
 	c.metrics = Metrics{Check: s.config.Now().Sub(c.now).Nanoseconds(), Eval: c.rego.Nanoseconds()}
 	r := Record{
 		Labels:      s.config.Labels,
+		labels:      s.labels,
 		DecisionID:  unsafe.String(&c.idText[0], len(c.idText)), // c outlives the record
 		RequestedBy: requestedBy(ctx, c.asker),
 		Timestamp:   c.now.UTC(),

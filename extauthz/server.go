@@ -9,6 +9,7 @@
 package extauthz
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -67,6 +68,7 @@ type Server struct {
 	adopting sync.Mutex
 	force    atomic.Pointer[force]
 	load     load
+	labels   json.RawMessage // of the configuration
 	shedding shedding
 }
 
@@ -98,7 +100,13 @@ func New(c Config) (*Server, error) {
 	if c.Observe == nil {
 		c.Observe = func(Decision, time.Duration) {}
 	}
-	return &Server{config: c, svids: svidCache{help: c.Intermediates}, load: load{limit: int64(c.MaxChecks)}}, nil
+	labels := object{nil}
+	labels.b = append(labels.b, '{')
+	labels.labels(c.Labels)
+	return &Server{
+		config: c, svids: svidCache{help: c.Intermediates}, load: load{limit: int64(c.MaxChecks)},
+		labels: labels.b[len(`{"labels":`):],
+	}, nil
 }
 
 // InForce is the plan in force; nil before the first was adopted.

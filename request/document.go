@@ -1,6 +1,14 @@
 package request
 
-import "encoding/json"
+import (
+	"encoding/base64"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
 
 // DocumentOptions are what AppendDocument is told.
 type DocumentOptions struct {
@@ -10,18 +18,376 @@ type DocumentOptions struct {
 	Meshseal []byte
 }
 
-// AppendDocument appends the input of a record to dst, and the list of JSON
-// pointers to what is left out of it to erased. It is false, and nothing
-// appended, for a request that has to be decoded.
+// AppendDocument appends the input of a record to dst, as JSON: the document that
+// a policy would get of the request without its certificates, its body and the
+// headers that are secret. What is left out is appended to erased, as a list of
+// JSON pointers (RFC 6901). It is false, and nothing appended, for a request that
+// has to be decoded: one whose bytes Read did not read by itself, and one whose
+// path or query has an escape.
 func (r *Request) AppendDocument(dst, erased []byte, o DocumentOptions) (document, pointers []byte, ok bool) {
-	return dst, erased, false
+	if !r.scanned || !r.Attributes {
+		return dst, erased, false
+	}
+	d := documenter{r: r, b: append(dst, `{"attributes":`...), erased: append(erased, '['), secret: o.Secret}
+	attributes, ok := only(r.wire)
+	if !ok || !d.message(attributesMessage, attributes, "", 0) || !d.parsed() {
+		return dst, erased, false
+	}
+	if r.Source.Principal != "" {
+		d.b = AppendString(append(d.b, `,"source_principal":`...), r.Source.Principal)
+	}
+	d.b = append(append(d.b, `,"meshseal":`...), o.Meshseal...)
+	return append(d.b, '}'), append(d.erased, ']'), true
 }
 
-// AppendString appends a JSON string.
-func AppendString(dst []byte, s string) []byte {
-	text, err := json.Marshal(s)
-	if err != nil {
-		return append(dst, `""`...)
+// only is the one field of a CheckRequest.
+func only(wire []byte) ([]byte, bool) {
+	f, value, _, rest, ok := checkRequest.next(wire)
+	return value, ok && f.use == useAttributes && len(rest) == 0
+}
+
+// documenter writes the document of a request that Read has read.
+type documenter struct {
+	r      *Request
+	b      []byte
+	erased []byte
+	secret func(name, value string) bool
+	body   bool // one was left out
+}
+
+// message writes a message as opa-envoy-plugin v1.14.1 does: see
+// policies/document.go. of is the name of the field that it stands in.
+func (d *documenter) message(m *message, b []byte, of string, depth int) bool {
+	if depth > maxNesting {
+		return false
 	}
-	return append(dst, text...)
+	if m.object {
+		return d.structure(m, b, depth)
+	}
+	d.b = append(d.b, '{')
+	begin := len(d.b)
+	var listed uint64 // lists that are written, by the low bits of their numbers
+	for len(b) > 0 {
+		f, value, number, rest, ok := m.next(b)
+		if !ok {
+			return false
+		}
+		if f.list || f.entries || f.use == useHeaderMap {
+			bit := uint64(1) << (f.number & 63)
+			if listed&bit != 0 {
+				return false
+			}
+			listed |= bit
+			if rest, ok = d.repeated(m, f, b, begin, depth); !ok {
+				return false
+			}
+		} else if !d.single(f, value, number, of, begin, depth) {
+			return false
+		}
+		b = rest
+	}
+	d.b = append(d.b, '}')
+	return true
+}
+
+// member begins a member of the object that began at begin.
+func (d *documenter) member(name string, begin int) {
+	if len(d.b) > begin {
+		d.b = append(d.b, ',')
+	}
+	d.b = append(d.b, name...)
+}
+
+func (d *documenter) single(f *field, value []byte, number uint64, of string, begin, depth int) bool {
+	if f.implicit && len(value) == 0 && number == 0 {
+		return true
+	}
+	switch f.use {
+	case useCertificate:
+		d.erase("attributes/", of, "/certificate")
+		return true
+	case useBody:
+		d.erase("attributes/request/http/", f.name, "")
+		d.body = true
+		return true
+	}
+	d.member(f.member, begin)
+	return d.value(f, value, number, depth)
+}
+
+func (d *documenter) value(f *field, value []byte, number uint64, depth int) bool {
+	switch f.kind {
+	case protoreflect.StringKind:
+		d.b = AppendString(d.b, textOf(value))
+	case protoreflect.BytesKind:
+		d.b = append(base64.StdEncoding.AppendEncode(append(d.b, '"'), value), '"')
+	case protoreflect.BoolKind:
+		d.b = strconv.AppendBool(d.b, number != 0)
+	case protoreflect.Int32Kind, protoreflect.EnumKind:
+		d.b = strconv.AppendInt(d.b, int64(int32(number)), 10)
+	case protoreflect.Int64Kind:
+		d.b = strconv.AppendInt(d.b, int64(number), 10)
+	case protoreflect.Uint32Kind:
+		d.b = strconv.AppendUint(d.b, uint64(uint32(number)), 10)
+	case protoreflect.Uint64Kind:
+		d.b = strconv.AppendUint(d.b, number, 10)
+	case protoreflect.DoubleKind:
+		d.b = appendFloat(d.b, math.Float64frombits(number))
+	case protoreflect.MessageKind:
+		return d.message(f.message, value, f.name, depth+1)
+	default:
+		return false
+	}
+	return true
+}
+
+// repeated writes a list or a map whose parts stand one after the other in b, and
+// returns what follows.
+func (d *documenter) repeated(m *message, f *field, b []byte, begin, depth int) (rest []byte, ok bool) {
+	if f.use == useHeaderMap || f.use == useHeaders {
+		for next := f; next == f; {
+			if _, _, _, b, ok = m.next(b); !ok {
+				return nil, false
+			}
+			if len(b) == 0 {
+				break
+			}
+			if next, _, _, _, ok = m.next(b); !ok {
+				return nil, false
+			}
+		}
+		return b, d.headers(begin)
+	}
+	d.member(f.member, begin)
+	open, end := byte('['), byte(']')
+	if f.entries {
+		open, end = '{', '}'
+	}
+	d.b = append(d.b, open)
+	first := len(d.b)
+	whole := b
+	for len(b) > 0 {
+		next, value, number, after, ok := m.next(b)
+		if !ok {
+			return nil, false
+		}
+		if next != f {
+			break
+		}
+		if len(d.b) > first {
+			d.b = append(d.b, ',')
+		}
+		of := f
+		if f.entries {
+			of = f.message.fields[2]
+			if value, ok = d.key(m, f, whole, value, len(whole)-len(b)); !ok {
+				return nil, false
+			}
+		}
+		if !d.value(of, value, number, depth) {
+			return nil, false
+		}
+		b = after
+	}
+	d.b = append(d.b, end)
+	return b, true
+}
+
+// key writes the key of an entry b of the map f, whose entries begin with whole,
+// and is its value. It is false where the key stands in one before: of those, the
+// last would count.
+func (d *documenter) key(m *message, f *field, whole, b []byte, at int) (value []byte, ok bool) {
+	key, value, ok := mapEntry(f.message, b)
+	if !ok {
+		return nil, false
+	}
+	for before := whole; len(whole)-len(before) < at; {
+		_, other, _, rest, ok := m.next(before)
+		if !ok {
+			return nil, false
+		}
+		if k, _, ok := mapEntry(f.message, other); !ok || string(k) == string(key) {
+			return nil, false
+		}
+		before = rest
+	}
+	d.b = append(AppendString(d.b, textOf(key)), ':')
+	return value, true
+}
+
+// headers writes the headers that are no secret: by name, those of one name joined.
+func (d *documenter) headers(begin int) bool {
+	before := len(d.b)
+	d.member(`"headers":{`, begin)
+	first := len(d.b)
+	all := d.r.Headers
+	for i, h := range all {
+		if slices.ContainsFunc(all[:i], func(o Header) bool { return o.Name == h.Name }) {
+			continue // it was written with the first
+		}
+		value := h.Value
+		if slices.ContainsFunc(all[i+1:], func(o Header) bool { return o.Name == h.Name }) {
+			value, _ = d.r.Header(h.Name)
+		}
+		if d.secret(h.Name, value) {
+			d.erase("attributes/request/http/headers/", h.Name, "")
+			continue
+		}
+		if len(d.b) > first {
+			d.b = append(d.b, ',')
+		}
+		d.b = AppendString(append(AppendString(d.b, h.Name), ':'), value)
+	}
+	if len(d.b) == first {
+		d.b = d.b[:before]
+	} else {
+		d.b = append(d.b, '}')
+	}
+	return true
+}
+
+// erase notes a JSON pointer below the input.
+func (d *documenter) erase(path, name, last string) {
+	if len(d.erased) > 1 && d.erased[len(d.erased)-1] != '[' {
+		d.erased = append(d.erased, ',')
+	}
+	if strings.ContainsAny(name, "~/") {
+		name = strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+	}
+	d.erased = append(append(d.erased, `"/input/`...), path...)
+	d.erased = appendEscaped(d.erased, name)
+	d.erased = append(append(d.erased, last...), '"')
+}
+
+// structure writes a google.protobuf.Struct as the object that it stands for.
+func (d *documenter) structure(m *message, b []byte, depth int) bool {
+	d.b = append(d.b, '{')
+	first, whole := len(d.b), b
+	for len(b) > 0 {
+		f, value, _, rest, ok := m.next(b)
+		if !ok {
+			return false
+		}
+		if len(d.b) > first {
+			d.b = append(d.b, ',')
+		}
+		if value, ok = d.key(m, f, whole, value, len(whole)-len(b)); !ok || !d.structureValue(f.message.fields[2].message, value, depth+1) {
+			return false
+		}
+		b = rest
+	}
+	d.b = append(d.b, '}')
+	return true
+}
+
+// structureValue writes a google.protobuf.Value as what it stands for.
+func (d *documenter) structureValue(m *message, b []byte, depth int) bool {
+	if depth > maxNesting {
+		return false
+	}
+	if len(b) == 0 {
+		d.b = append(d.b, "null"...)
+		return true
+	}
+	f, value, number, rest, ok := m.next(b)
+	if !ok || len(rest) > 0 {
+		return false
+	}
+	switch f.name {
+	case "nullValue":
+		d.b = append(d.b, "null"...)
+		return true
+	case "structValue":
+		return d.structure(f.message, value, depth+1)
+	case "listValue":
+		return d.structureList(f.message, value, depth+1)
+	}
+	return d.value(f, value, number, depth)
+}
+
+func (d *documenter) structureList(m *message, b []byte, depth int) bool {
+	d.b = append(d.b, '[')
+	first := len(d.b)
+	for len(b) > 0 {
+		f, value, _, rest, ok := m.next(b)
+		if !ok {
+			return false
+		}
+		if len(d.b) > first {
+			d.b = append(d.b, ',')
+		}
+		if !d.structureValue(f.message, value, depth) {
+			return false
+		}
+		b = rest
+	}
+	d.b = append(d.b, ']')
+	return true
+}
+
+// parsed writes what is made of the path and the query, and of the body that is
+// not there.
+func (d *documenter) parsed() bool {
+	path, query, _ := strings.Cut(d.r.Path, "?")
+	if strings.IndexByte(path, '%') >= 0 || strings.ContainsAny(query, "%+;") {
+		return false
+	}
+	d.b = append(d.b, `,"version":{"ext_authz":"v3","encoding":"protojson"},"parsed_path":[`...)
+	path = strings.TrimLeft(path, "/")
+	for more := true; more; {
+		var segment string
+		segment, path, more = strings.Cut(path, "/")
+		d.b = AppendString(d.b, segment)
+		if more {
+			d.b = append(d.b, ',')
+		}
+	}
+	d.b = append(d.b, `],"parsed_query":{`...)
+	first, whole := len(d.b), query
+	for query != "" {
+		var part string
+		at := len(whole) - len(query)
+		part, query, _ = strings.Cut(query, "&")
+		if part == "" {
+			continue
+		}
+		name, value, _ := strings.Cut(part, "=")
+		if hasParameter(whole[:at], name) {
+			return false
+		}
+		if len(d.b) > first {
+			d.b = append(d.b, ',')
+		}
+		d.b = AppendString(append(AppendString(d.b, name), ':', '['), value)
+		d.b = append(d.b, ']')
+	}
+	d.b = append(d.b, `},"parsed_body":null,"truncated_body":false`...)
+	if d.body {
+		d.erased = append(d.erased, `,"/input/parsed_body"`...)
+	}
+	return true
+}
+
+func hasParameter(query, name string) bool {
+	for query != "" {
+		var part string
+		part, query, _ = strings.Cut(query, "&")
+		if n, _, _ := strings.Cut(part, "="); part != "" && n == name {
+			return true
+		}
+	}
+	return false
+}
+
+// appendFloat is a number as a policy sees it: see policies/document.go.
+func appendFloat(b []byte, f float64) []byte {
+	switch {
+	case math.IsNaN(f):
+		return append(b, `"NaN"`...)
+	case math.IsInf(f, 1):
+		return append(b, `"Infinity"`...)
+	case math.IsInf(f, -1):
+		return append(b, `"-Infinity"`...)
+	}
+	return strconv.AppendFloat(b, f, 'g', -1, 64)
 }

@@ -38,6 +38,7 @@ type Request struct {
 	// SNI is the server name of the TLS connection.
 	SNI string
 
+	scanned bool // the fields are from wire, not from message
 	// fromRaw and fromMap say from which form of headers Headers are.
 	fromRaw, fromMap bool
 
@@ -72,6 +73,7 @@ type Address struct {
 func (r *Request) Read(wire []byte) error {
 	*r = Request{wire: wire, Headers: r.Headers[:0]}
 	if r.scan(wire) {
+		r.scanned = true
 		return nil
 	}
 	m := new(authv3.CheckRequest)

@@ -208,11 +208,11 @@ func rawHeader(m *message, b []byte) (h Header, ok bool) {
 		seen |= f.single
 		b = rest
 		switch f.name {
-		case `"key":`:
+		case "key":
 			h.Name = textOf(value)
-		case `"value":`:
+		case "value":
 			h.Value = textOf(value)
-		case `"rawValue":`:
+		case "rawValue":
 			raw = textOf(value)
 		default:
 			return Header{}, false

@@ -9,13 +9,15 @@ import (
 // message is the descriptor of a message in the form that reading its bytes
 // needs.
 type message struct {
-	name   protoreflect.FullName
 	fields []*field // by number; nil where there is none
+	object bool     // a google.protobuf.Struct
 }
 
 // field is one field of a message.
 type field struct {
-	name   string // as JSON has it, with quotes and colon
+	name   string // as JSON has it
+	member string // the same, with quotes and colon
+	number uint
 	kind   protoreflect.Kind
 	wire   protowire.Type
 	single uint64 // its bit among those that may come once; 0 if repeated
@@ -92,8 +94,11 @@ var uses = func() map[protoreflect.FullName]use {
 // checkRequest is the table of the message that Envoy sends.
 var checkRequest = tables{}.of((*authv3.CheckRequest)(nil).ProtoReflect().Descriptor())
 
-// headerMapMessage is that of the raw headers.
-var headerMapMessage = checkRequest.at(1).message.at(4).message.at(2).message.at(13).message
+// The messages of the attributes, and of the raw headers in them.
+var (
+	attributesMessage = checkRequest.at(1).message
+	headerMapMessage  = attributesMessage.at(4).message.at(2).message.at(13).message
+)
 
 const stringKind = protoreflect.StringKind
 
@@ -104,7 +109,7 @@ func (t tables) of(d protoreflect.MessageDescriptor) *message {
 	if m, ok := t[d.FullName()]; ok {
 		return m
 	}
-	m := &message{name: d.FullName()}
+	m := &message{object: d.FullName() == "google.protobuf.Struct"}
 	t[d.FullName()] = m
 	var bits uint64
 	next := func() uint64 {
@@ -134,7 +139,7 @@ func (t tables) of(d protoreflect.MessageDescriptor) *message {
 
 func (t tables) field(fd protoreflect.FieldDescriptor) *field {
 	f := &field{
-		name: `"` + fd.JSONName() + `":`, kind: fd.Kind(), wire: wireTypes[fd.Kind()], use: uses[fd.FullName()],
+		name: fd.JSONName(), member: `"` + fd.JSONName() + `":`, number: uint(fd.Number()), kind: fd.Kind(), wire: wireTypes[fd.Kind()], use: uses[fd.FullName()],
 		implicit: !fd.HasPresence() && !fd.IsList(), list: fd.IsList(), entries: fd.IsMap(),
 	}
 	if fd.Message() != nil {
