@@ -2,6 +2,7 @@ package extauthz
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -137,7 +138,11 @@ func (r *ran) sawPolicy() []string {
 	if r.policy == nil {
 		return nil
 	}
-	out := []string{fmt.Sprintf("%s of commit %s said %s", r.policy.Entrypoint, r.facts.Commit, r.policy.Result)}
+	said, without := "said", ""
+	if slices.ContainsFunc(r.doubts, func(d doubt) bool { return d.step == StepPolicy }) {
+		said, without = "would say", " without what is not known"
+	}
+	out := []string{fmt.Sprintf("%s of commit %s %s %s%s", r.policy.Entrypoint, r.facts.Commit, said, r.policy.Result, without)}
 	if r.policy.NotCacheable != "" {
 		return append(out, "what it says is not remembered: "+r.policy.NotCacheable)
 	}

@@ -196,9 +196,13 @@ func (d *describedRequest) attest(draft *snapshot.Draft) error {
 			}
 		}
 	}
-	base, err := identity.ParseBaseID(*to)
+	id, err := identity.ParseID(*to)
 	if err != nil {
-		return fmt.Errorf("the digest belongs to a SPIFFE ID without one: %w", err)
+		return fmt.Errorf("the digest needs the caller's SPIFFE ID, or a proxy's: %w", err)
+	}
+	base, _, err := identity.Split(id)
+	if err != nil {
+		base = id
 	}
 	full, err := identity.WithDigest(base, digest)
 	*to = full.String()
