@@ -8,7 +8,7 @@ export GOFLAGS := -trimpath
 staticcheck := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 govulncheck := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: help build demo test test-faults test-spire fuzz bench-xds bench-revocation check envoy spire clean
+.PHONY: help build demo test test-faults test-spire fuzz bench soak bench-xds bench-revocation check envoy spire clean
 
 help:
 	@echo 'make build   bin/meshseal, and the guard where there is a C compiler'
@@ -18,6 +18,8 @@ help:
 	@echo 'make test-spire    a real SPIRE, real Envoys with its certificates; builds SPIRE the first time;'
 	@echo '                   the tests of pods need root'
 	@echo 'make fuzz    every fuzz target for FUZZTIME (10m), one after the other'
+	@echo 'make bench   a check beside an always-allow server and opa-envoy-plugin, in one run of under 10 minutes'
+	@echo 'make soak    checks for SOAK (10m), then goroutines, descriptors and memory as before'
 	@echo 'make bench-xds   the xDS server beside go-control-plane, in one run of under 4 minutes'
 	@echo 'make bench-revocation   from the commit that revokes to the last request, the entry, the last SVID: 20 runs'
 	@echo 'make check   format, vet, staticcheck, race tests, known vulnerabilities, go.mod'
@@ -53,6 +55,14 @@ test-spire: build
 
 fuzz:
 	@scripts/fuzz
+
+bench: build
+	@envoy=$$(scripts/envoy) && plugin=$$(scripts/opaplugin) && \
+		MESHSEAL_ENVOY=$$envoy MESHSEAL_OPA_PLUGIN=$$plugin MESHSEAL_BIN=$(CURDIR)/bin/meshseal go -C bench run ./checks
+
+soak: build
+	@envoy=$$(scripts/envoy) && MESHSEAL_ENVOY=$$envoy MESHSEAL_BIN=$(CURDIR)/bin/meshseal \
+		go -C bench run ./checks -soak $${SOAK:-10m}
 
 bench-xds:
 	@go -C bench run .
