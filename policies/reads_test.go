@@ -27,7 +27,7 @@ func TestProgramTellsWhatItReads(t *testing.T) {
 		"a rule with two":       {"web := input.attributes.request.http\nweb := input.attributes.request.http if false\nallow if web.path == \"/\"", "input.attributes.request.http"},
 		"a rule with a test":    {"web := h if { h := input.attributes.request.http; input.meshseal.route == \"a\" }\nallow if web.path == \"/\"", http + " input.meshseal.route"},
 		"a rule and its parent": {"sub.web := input.attributes.request.http\nallow if count(data.envoy.authz.sub) > 1", http + "!"},
-		"a rule with an else":   {"web := input.attributes.request.http.method else := input.meshseal.route\nallow if web.path == \"/\"", http + ".method input.meshseal.route"},
+		"a rule with an else":   {"web := h if { h := input.attributes.request.http.method } else := input.meshseal.route\nallow if web.path == \"/\"", http + ".method input.meshseal.route"},
 		"a variable, twice":     {`allow if { x = input.attributes.source; x = input.attributes.destination }`, "input.attributes.destination! input.attributes.source!"},
 		"whether it is there":   {`allow if not input.attributes.request.http`, http},
 		"not reached":           {"allow := true\nother if input.attributes", ""},
