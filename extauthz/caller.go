@@ -99,7 +99,7 @@ func (s *Server) peer(c *check) (*proven, *denial) {
 	if c.plan.mesh.Evidence.Chain {
 		forwarded, _ = c.req.Header(forwardedHeader)
 	}
-	who, err := s.svids.handedOver(c.key[:0], certificate, forwarded, bundles, c.now, func() (identity.SVID, error) {
+	who, err := s.svids.handedOver(&c.key, certificate, forwarded, bundles, c.now, func() (identity.SVID, error) {
 		leaf, err := identity.PeerCertificate(certificate)
 		if err != nil {
 			return identity.SVID{}, err

@@ -31,6 +31,7 @@ type check struct {
 
 	now   time.Time
 	trace traced
+	in    carried
 	facts Facts
 	plan  *Plan
 	asker asker
@@ -125,7 +126,7 @@ func (c *check) refuse(d *denial) Decision { return refuse(c.id, c.facts, d, nil
 // decide takes the steps in order; the first that fails denies. The plan in
 // force is read once, so that one request is judged by one snapshot.
 func (s *Server) decide(ctx context.Context, c *check) Decision {
-	in, fault := readCarried(ctx)
+	fault := c.in.read(ctx)
 	if fault == nil {
 		fault = c.readable()
 	}
@@ -148,7 +149,7 @@ func (s *Server) decide(ctx context.Context, c *check) Decision {
 	}
 	c.marks = force.marks(c.marks[:0], c.asker.proxy, c.now)
 
-	listener, fault := listenerOf(c.marks, in)
+	listener, fault := listenerOf(c.marks, &c.in)
 	if fault != nil {
 		return c.refuse(fault)
 	}
@@ -160,7 +161,7 @@ func (s *Server) decide(ctx context.Context, c *check) Decision {
 		return c.refuse(fault)
 	}
 
-	passage, fault := agree(c, listener, in)
+	passage, fault := agree(c, listener, &c.in)
 	if fault != nil {
 		return c.refuse(fault)
 	}

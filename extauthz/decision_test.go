@@ -69,7 +69,7 @@ func TestDecisionAllowsOnlyWithEveryProof(t *testing.T) {
 func TestSVIDCacheIsBounded(t *testing.T) {
 	c, bundles := &svidCache{}, &identity.TrustBundles{}
 	refused := func(at time.Time, i int, bundles *identity.TrustBundles) (asked bool) {
-		if _, err := c.handedOver(nil, fmt.Sprint(i), "", bundles, at, func() (identity.SVID, error) {
+		if _, err := c.handedOver(new([]byte), fmt.Sprint(i), "", bundles, at, func() (identity.SVID, error) {
 			asked = true
 			return identity.SVID{}, identity.ErrChain
 		}); err == nil {

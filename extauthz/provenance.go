@@ -29,9 +29,9 @@ type carried struct {
 	route, cluster, chain, local         string
 }
 
-// readCarried takes the provenance from the metadata of the gRPC call. A key
+// read takes the provenance from the metadata of the gRPC call. A key
 // that arrives twice is refused, as nobody could say which one was meant.
-func readCarried(ctx context.Context) (c carried, d *denial) {
+func (c *carried) read(ctx context.Context) *denial {
 	for _, f := range [...]struct {
 		key string
 		to  *string
@@ -46,13 +46,13 @@ func readCarried(ctx context.Context) (c carried, d *denial) {
 	} {
 		values := metadata.ValueFromIncomingContext(ctx, f.key)
 		if len(values) > 1 {
-			return carried{}, deny(RequestMalformed, "the metadata key %q arrived %d times", f.key, len(values))
+			return deny(RequestMalformed, "the metadata key %q arrived %d times", f.key, len(values))
 		}
 		if len(values) == 1 {
 			*f.to = values[0]
 		}
 	}
-	return c, nil
+	return nil
 }
 
 // passage is what carried the request, agreed with the sealed configuration.
@@ -66,7 +66,7 @@ type passage struct {
 
 // listenerOf is the first half of the provenance step. It comes before the
 // caller's identity because the listener says whose identity is meant.
-func listenerOf(xs indexes, c carried) (*listener, *denial) {
+func listenerOf(xs indexes, c *carried) (*listener, *denial) {
 	if c.listenerMark == "" {
 		return nil, deny(ListenerUnmarked, "no %s arrived", snapshot.HeaderListenerMark)
 	}
@@ -79,7 +79,7 @@ func listenerOf(xs indexes, c carried) (*listener, *denial) {
 
 // agree is the second half: address, chain, route and cluster are what the
 // marks stand for, and the request is one that takes that route.
-func agree(q *check, l *listener, c carried) (passage, *denial) {
+func agree(q *check, l *listener, c *carried) (passage, *denial) {
 	if d := agreeAddress(l, c, q.req.Destination.Address); d != nil {
 		return passage{}, d
 	}
@@ -99,7 +99,7 @@ func agree(q *check, l *listener, c carried) (passage, *denial) {
 	return p, nil
 }
 
-func agreeAddress(l *listener, c carried, destination request.Address) *denial {
+func agreeAddress(l *listener, c *carried, destination request.Address) *denial {
 	if c.local == "" {
 		return deny(AddressMissing, "no %s arrived", snapshot.HeaderLocalAddress)
 	}
@@ -112,7 +112,7 @@ func agreeAddress(l *listener, c carried, destination request.Address) *denial {
 	return nil
 }
 
-func agreeChain(l *listener, c carried, http bool) (chain, *denial) {
+func agreeChain(l *listener, c *carried, http bool) (chain, *denial) {
 	if c.chain == "" {
 		return chain{}, deny(ChainMissing, "no %s arrived", snapshot.HeaderChain)
 	}
@@ -130,7 +130,7 @@ func agreeChain(l *listener, c carried, http bool) (chain, *denial) {
 	return ch, nil
 }
 
-func agreeHTTP(xs indexes, ch chain, c carried, r *routes.Request) (route, cluster string, d *denial) {
+func agreeHTTP(xs indexes, ch chain, c *carried, r *routes.Request) (route, cluster string, d *denial) {
 	if c.routeMark == "" {
 		return "", "", deny(RouteUnmarked, "no %s arrived; the route's name is %q", snapshot.HeaderRouteMark, c.route)
 	}
@@ -148,7 +148,7 @@ func agreeHTTP(xs indexes, ch chain, c carried, r *routes.Request) (route, clust
 }
 
 // agreeRoute finds the route of the mark in the table of the chain.
-func agreeRoute(xs indexes, ch chain, c carried) (place, *denial) {
+func agreeRoute(xs indexes, ch chain, c *carried) (place, *denial) {
 	for _, x := range xs {
 		if p, ok := x.place(ch.table, c.routeMark); ok {
 			if p.route != c.route {
@@ -170,7 +170,7 @@ func agreeRoute(xs indexes, ch chain, c carried) (place, *denial) {
 // agreeMatch matches the request again, against each sealed form of the table
 // in which the route stands: the one in force, and for the grace those that it
 // supersedes, whose other routes may differ.
-func agreeMatch(xs indexes, ch chain, c carried, r *routes.Request) *denial {
+func agreeMatch(xs indexes, ch chain, c *carried, r *routes.Request) *denial {
 	var first *denial
 	for _, x := range xs {
 		if _, ok := x.place(ch.table, c.routeMark); !ok {
@@ -191,7 +191,7 @@ func agreeMatch(xs indexes, ch chain, c carried, r *routes.Request) *denial {
 	return first
 }
 
-func agreeRouteCluster(xs indexes, p place, c carried) *denial {
+func agreeRouteCluster(xs indexes, p place, c *carried) *denial {
 	switch {
 	case !p.forwards && (c.cluster != "" || c.clusterMark != ""):
 		return deny(ClusterUnexpected, "route %q leads to no cluster, but cluster %q was chosen", p.route, c.cluster)
@@ -207,7 +207,7 @@ func agreeRouteCluster(xs indexes, p place, c carried) *denial {
 	return agreeClusterMark(xs, c)
 }
 
-func agreeClusterMark(xs indexes, c carried) *denial {
+func agreeClusterMark(xs indexes, c *carried) *denial {
 	name, ok := xs.cluster(c.clusterMark)
 	switch {
 	case !ok:
@@ -221,7 +221,7 @@ func agreeClusterMark(xs indexes, c carried) *denial {
 // agreeTCP takes the cluster of the sealed chain where none arrived: with
 // upstream_connect_mode ON_DOWNSTREAM_DATA Envoy has not chosen one yet. Where
 // one was chosen, its name and its mark arrive together.
-func agreeTCP(xs indexes, ch chain, c carried) (string, *denial) {
+func agreeTCP(xs indexes, ch chain, c *carried) (string, *denial) {
 	if c.route != "" || c.routeMark != "" {
 		return "", deny(RouteUnexpected, "TCP through filter chain %q came with route %q", ch.name, c.route)
 	}

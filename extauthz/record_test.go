@@ -120,7 +120,8 @@ func TestRecordLeaksNothing(t *testing.T) {
 		for _, name := range headers {
 			want = append(want, "/input/attributes/request/http/headers/"+name)
 		}
-		if diff := cmp.Diff(want, erased(t, r)); diff != "" {
+		slices.Sort(want)
+		if diff := cmp.Diff(want, slices.Sorted(slices.Values(erased(t, r)))); diff != "" {
 			t.Errorf("path %s: erased (-want +got):\n%s", path, diff)
 		}
 		if i != 2 && q.req.Attributes.Request.Http.Headers["cookie"] != secret {

@@ -108,7 +108,7 @@ const maxKey = 16 << 10
 // handedOver is verify for the text of a certificate in a CheckRequest, and for
 // the further ones that came with it, empty where they are not looked at. It
 // writes into room.
-func (c *svidCache) handedOver(room []byte, certificate, forwarded string, bundles *identity.TrustBundles, now time.Time, fresh func() (identity.SVID, error)) (*proven, error) {
+func (c *svidCache) handedOver(room *[]byte, certificate, forwarded string, bundles *identity.TrustBundles, now time.Time, fresh func() (identity.SVID, error)) (*proven, error) {
 	if len(certificate)+len(forwarded) > maxKey {
 		svid, err := fresh()
 		if err != nil {
@@ -116,10 +116,11 @@ func (c *svidCache) handedOver(room []byte, certificate, forwarded string, bundl
 		}
 		return newProven(svid), nil
 	}
-	room = append(room, keyHandedOver)
-	room = binary.AppendUvarint(room, uint64(len(certificate)))
-	room = append(append(room, certificate...), forwarded...)
-	return c.with(bundles).verify(room, nil, now, fresh)
+	key := append((*room)[:0], keyHandedOver)
+	key = binary.AppendUvarint(key, uint64(len(certificate)))
+	key = append(append(key, certificate...), forwarded...)
+	*room = key
+	return c.with(bundles).verify(key, nil, now, fresh)
 }
 
 // connection is verify for the chain of a TLS connection. What crypto/tls made of

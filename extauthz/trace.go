@@ -31,7 +31,10 @@ type traced struct {
 // one that the request came with. Without a tracer the record has the trace of
 // that parent.
 func (s *Server) startSpan(ctx context.Context, c *check) context.Context {
-	parent := w3c.Extract(ctx, mdCarrier{ctx})
+	parent := ctx
+	if len(metadata.ValueFromIncomingContext(ctx, traceparent)) > 0 {
+		parent = w3c.Extract(ctx, mdCarrier{ctx})
+	}
 	if !trace.SpanContextFromContext(parent).IsValid() {
 		if value, ok := c.req.Header(traceparent); ok {
 			state, _ := c.req.Header(tracestate)

@@ -229,7 +229,7 @@ func (d *documenter) headers(begin int) bool {
 		if slices.ContainsFunc(all[i+1:], func(o Header) bool { return o.Name == h.Name }) {
 			value, _ = d.r.Header(h.Name)
 		}
-		if d.secret(h.Name, value) {
+		if d.secret(strings.ToLower(h.Name), value) {
 			d.erase("attributes/request/http/headers/", h.Name, "")
 			continue
 		}
