@@ -28,6 +28,7 @@ type adopter struct {
 	log     *slog.Logger
 	spire   *spireSide // nil where no SPIRE server is configured
 
+	warned  []extauthz.Reporting              // what was logged of waivers that ended
 	unmet   []string                          // what was logged of demands that this server cannot look at
 	current atomic.Pointer[snapshot.Snapshot] // nil: none was ever adopted
 	// reporting are the listeners of current that only report; it is set before.

@@ -107,6 +107,7 @@ func (f *follower) look(ctx context.Context) bool {
 		f.alarmed = s.Statement().Issued
 		f.log.Error("nobody renewed the statement; when it expires every request is denied", "root", s.Root(), "expires", s.Statement().Expires)
 	}
+	f.adopter.warnOfReports(now)
 	err := f.follow(ctx, now)
 	if err == nil {
 		f.lastGood.Store(now.UnixNano())

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"meshseal/extauthz"
@@ -18,12 +19,36 @@ type reportOnlyStatus struct {
 	Ended bool `json:"ended"`
 }
 
-// reports is how many listeners of the snapshot in force only report.
-func (a *adopter) reports() int {
-	if all := a.reporting.Load(); all != nil {
-		return len(*all)
+// reports is how many listeners of the snapshot in force only report, and when
+// the first of their waivers ends.
+func (a *adopter) reports() (n int, end time.Time) {
+	all := a.reporting.Load()
+	if all == nil {
+		return 0, end
 	}
-	return 0
+	for i, r := range *all {
+		if i == 0 || r.Until.Before(end) {
+			end = r.Until
+		}
+	}
+	return len(*all), end
+}
+
+// warnOfReports says once of each listener that it reports beyond the end of
+// its waiver.
+func (a *adopter) warnOfReports(now time.Time) {
+	all := a.reporting.Load()
+	if all == nil {
+		return
+	}
+	for _, r := range *all {
+		if now.Before(r.Until) || slices.Contains(a.warned, r) {
+			continue
+		}
+		a.warned = append(a.warned, r)
+		a.log.Error("the waiver of a listener that only reports has ended, and denials are still not enforced; take report_only away in a commit",
+			"proxy", r.Proxy, "listener", r.Listener, "until", r.Until)
+	}
 }
 
 func viewReporting(all []extauthz.Reporting, now time.Time) []reportOnlyStatus {

@@ -21,7 +21,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	m.SnapshotInForce("sha256:aa", "c1", 1, time.Unix(100, 0))
 	m.SourceAge(func() float64 { return 0 })
 	m.ChecksInWork(func() int { return 1 }, func() int { return 2 })
-	m.ReportOnly(func() int { return 1 })("POLICY_DENIED")
+	m.ReportOnly(func() (int, time.Time) { return 1, time.Unix(100, 0) })("POLICY_DENIED")
 	rec := httptest.NewRecorder()
 	m.Handler().ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
 	served := map[string][]string{}
