@@ -1,8 +1,10 @@
 package policies
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -170,5 +172,42 @@ allow if {
 	}
 	if n := testing.AllocsPerRun(100, func() { key, _ = p.AppendKey(key[:0], r, f, 1) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// A policy that reads the time is asked each time: what it said has no key, and
+// it says something else when the clock has moved.
+func TestPolicyThatReadsTheTimeIsAskedEachTime(t *testing.T) {
+	p := mustCompile(t, "package envoy.authz\nallow if until(input.meshseal.workload) > time.now_ns()\nuntil(_) := 2000", "")
+	r, f := benchRequest()
+	for now, want := range map[int64]bool{1000: true, 2000: false, 3000: false} {
+		if key, ok := p.AppendKey(nil, r, f, 1); ok {
+			t.Fatalf("it has the key %q", key)
+		}
+		input, err := p.InputOf(r, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		result, err := p.Eval(context.Background(), input, At(time.Unix(0, now)))
+		if result.Allowed != want || want && err != nil {
+			t.Errorf("at %d: %+v, %v", now, result, err)
+		}
+	}
+}
+
+// Each entry point has a key of its own, of what it reads and no more.
+func TestEntryPointsHaveTheirKeys(t *testing.T) {
+	p, err := Compile([]File{file("policies/a.rego", "package shop\nroute if input.meshseal.route == \"a\"\nhost if input.attributes.request.http.host == \"a\"\nlate if time.now_ns() > 1")}, "shop/route")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"route": "input.meshseal.route", "host": "input.attributes.request.http.host", "late": ""} {
+		entry, err := p.At("shop/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(entry.Reads(), " "); got != want || (entry.Cacheable() == nil) != (name != "late") {
+			t.Errorf("%s reads %s, %v", name, got, entry.Cacheable())
+		}
 	}
 }

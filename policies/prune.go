@@ -63,22 +63,31 @@ func (s *shape) field(name string) *shape {
 // Its strings are parts of those of r. The errors are those of Input, and a
 // Fault of the request is one too.
 func (p *Program) InputOf(r *request.Request, f *Facts) (any, error) {
-	if r.Fault() != "" {
+	switch {
+	case r.Fault() != "":
 		return nil, fmt.Errorf("%w: %s", ErrInput, r.Fault())
-	}
-	if p.reads.shape == nil || !simple(r) || !p.reads.known(r) {
+	case p.reads.shape == nil || !r.Attributes || !p.reads.known(r):
 		return p.Input(r.Message(), *f)
 	}
-	path, query, err := parsePath(r.Path)
-	if err != nil {
+	in := pruned{r: r, f: f}
+	if err := in.parse(p.messages()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInput, err)
 	}
-	in := pruned{r: r, f: f, path: path, query: query}
 	v := in.value(p.reads.shape)
 	if v == nil {
 		return ast.InternedEmptyObjectValue, nil
 	}
 	return v.Value, in.err
+}
+
+// parse takes apart what can be malformed: the path, the query and the body.
+func (d *pruned) parse(messages *descriptors) (err error) {
+	if d.path, d.query, err = parsePath(d.r.Path); err != nil || simple(d.r) {
+		return err
+	}
+	http := d.r.Message().GetAttributes().GetRequest().GetHttp()
+	d.body, d.truncated, err = messages.parseBody(http, d.path)
+	return err
 }
 
 // known reports whether the request tells of each part that is read whether it
@@ -105,7 +114,11 @@ type pruned struct {
 	f     *Facts
 	path  []any
 	query map[string]any
-	err   error
+
+	body      any // parsed
+	truncated bool
+
+	err error
 }
 
 // value is what the document has at a shape; nil if nothing.
@@ -159,9 +172,12 @@ func (d *pruned) part(p *part) *ast.Term {
 	case bodyPart:
 		switch p.path[len(p.path)-1] {
 		case "parsed_body":
-			return ast.InternedNullTerm
+			return d.any(d.body)
 		case "truncated_body":
-			return ast.InternedTerm(false)
+			return ast.InternedTerm(d.truncated)
+		}
+		if d.r.HasBody {
+			return d.message(p.path)
 		}
 	case constantPart:
 		return version
