@@ -89,3 +89,10 @@ func TestAPolicyOfAWorkloadWithoutAProxyIsRefused(t *testing.T) {
 	f := ruled().edit(t, "proxies/web/proxy.yaml", "workload: web\nlisteners:\n  out: outbound\n", "listeners:\n  out: inbound\n")
 	wantBuildError(t, f, "workloads/web.yaml:4:9: policy: no proxy fronts the workload web", "workload: web into the proxy.yaml")
 }
+
+// The mesh's own rule stays the one that decides where nothing else is said, so
+// it has to be there.
+func TestTheMeshsRuleIsNeededBesideThoseOfWorkloads(t *testing.T) {
+	f := ruled().with("policies/authz.rego", "package shop.other\n\ndefault allow := false\n")
+	wantBuildError(t, f, "policies/: policy path data.envoy.authz.allow: no rule has that name")
+}
