@@ -7,6 +7,7 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	"meshseal/identity"
@@ -31,6 +32,7 @@ type check struct {
 
 	now   time.Time
 	trace traced
+	md    metadata.MD // of the call; read only
 	in    carried
 	facts Facts
 	plan  *Plan
@@ -87,6 +89,7 @@ func (s *Server) answer(ctx context.Context, c *check) {
 		}
 	}()
 	c.now = s.config.Now()
+	c.md = metadataOf(ctx)
 	c.read()
 	ctx = s.startSpan(ctx, c)
 
@@ -126,7 +129,7 @@ func (c *check) refuse(d *denial) Decision { return refuse(c.id, c.facts, d, nil
 // decide takes the steps in order; the first that fails denies. The plan in
 // force is read once, so that one request is judged by one snapshot.
 func (s *Server) decide(ctx context.Context, c *check) Decision {
-	fault := c.in.read(ctx)
+	fault := c.in.read(c.md)
 	if fault == nil {
 		fault = c.readable()
 	}

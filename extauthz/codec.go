@@ -1,21 +1,68 @@
 package extauthz
 
 import (
+	"context"
 	"errors"
 	"sync"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// Codec is for the gRPC server that a Server is registered with. It hands over
-// the bytes of a check and of its answer as they are, and every other message to
-// the codec beneath. Without it everything works, and each check is decoded and
-// encoded twice.
-func Codec(beneath encoding.CodecV2) encoding.CodecV2 { return codec{beneath} }
+// workers is how many goroutines a gRPC server keeps for its calls. The stack of a
+// new one has to grow in each check.
+const workers = 32
+
+// ServerOptions are for the gRPC server that a Server is registered with. Its
+// codec hands over the bytes of a check and of its answer as they are, and every
+// other message to the codec beneath. Without them everything works, and costs
+// more: each check is decoded and encoded twice.
+func ServerOptions(beneath encoding.CodecV2) []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec{beneath}),
+		grpc.InTapHandle(tapped),
+		grpc.NumStreamWorkers(workers),
+	}
+}
+
+// called is the context of a check. What it has of the call's metadata is what
+// gRPC has, where metadata.FromIncomingContext would copy all of it.
+type called struct {
+	context.Context
+	metadata metadata.MD // read only
+}
+
+type calledKey struct{}
+
+// Value has the context itself under calledKey.
+func (c *called) Value(key any) any {
+	if _, ok := key.(calledKey); ok {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
+func tapped(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if info.FullMethodName != authv3.Authorization_Check_FullMethodName {
+		return ctx, nil
+	}
+	return &called{ctx, info.Header}, nil
+}
+
+// metadataOf is the metadata of a call, which nobody may change.
+func metadataOf(ctx context.Context) metadata.MD {
+	if c, ok := ctx.Value(calledKey{}).(*called); ok {
+		return c.metadata
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	return md
+}
 
 type codec struct{ encoding.CodecV2 }
 

@@ -39,7 +39,9 @@ func (x *Explainer) run(ctx context.Context, q *Question, by *carriage) *ran {
 	c.now, c.foreign = q.At, proto.CloneOf(q.Request)
 	c.read()
 	r := &ran{check: c, q: q, by: by}
-	r.decision = c.guarded(func() Decision { return x.server.decide(by.metadata(ctx), c) })
+	ctx = by.metadata(ctx)
+	c.md = metadataOf(ctx)
+	r.decision = c.guarded(func() Decision { return x.server.decide(ctx, c) })
 	r.doubtful(x)
 	return r
 }

@@ -3,7 +3,15 @@ package extauthz
 import (
 	"context"
 	"testing"
+
+	"google.golang.org/grpc/metadata"
 )
+
+// Called is the context of a check as a gRPC server with ServerOptions makes it.
+func Called(ctx context.Context) context.Context {
+	md, _ := metadata.FromIncomingContext(ctx)
+	return &called{ctx, md}
+}
 
 // AllocsOfAPlace is how many allocations it costs to take a place and to give
 // it back.
@@ -17,7 +25,7 @@ func AllocsOfAPlace() float64 {
 	})
 }
 
-// Answer is what a gRPC server with the Codec does with the bytes of a check:
+// Answer is what a gRPC server with ServerOptions does with the bytes of a check:
 // those of the answer are appended to dst.
 func (s *Server) Answer(ctx context.Context, wire, dst []byte) []byte {
 	c := newCheck()

@@ -60,7 +60,7 @@ func (l *load) full() bool { return l.inWork.Load() >= l.limit }
 
 // Register serves the checks of s on a gRPC server. Above the limit a check is
 // denied before its message is even looked at; what is generated for the service
-// would decode it first. The gRPC server is to have the Codec.
+// would decode it first. The gRPC server is to have ServerOptions.
 func (s *Server) Register(g grpc.ServiceRegistrar) { g.RegisterService(&service, s) }
 
 var service = func() grpc.ServiceDesc {

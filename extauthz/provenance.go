@@ -1,7 +1,6 @@
 package extauthz
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -31,7 +30,7 @@ type carried struct {
 
 // read takes the provenance from the metadata of the gRPC call. A key
 // that arrives twice is refused, as nobody could say which one was meant.
-func (c *carried) read(ctx context.Context) *denial {
+func (c *carried) read(md metadata.MD) *denial {
 	for _, f := range [...]struct {
 		key string
 		to  *string
@@ -44,7 +43,7 @@ func (c *carried) read(ctx context.Context) *denial {
 		{snapshot.HeaderChain, &c.chain},
 		{snapshot.HeaderLocalAddress, &c.local},
 	} {
-		values := metadata.ValueFromIncomingContext(ctx, f.key)
+		values := md[f.key]
 		if len(values) > 1 {
 			return deny(RequestMalformed, "the metadata key %q arrived %d times", f.key, len(values))
 		}

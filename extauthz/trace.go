@@ -32,8 +32,8 @@ type traced struct {
 // that parent.
 func (s *Server) startSpan(ctx context.Context, c *check) context.Context {
 	parent := ctx
-	if len(metadata.ValueFromIncomingContext(ctx, traceparent)) > 0 {
-		parent = w3c.Extract(ctx, mdCarrier{ctx})
+	if len(c.md[traceparent]) > 0 {
+		parent = w3c.Extract(ctx, mdCarrier(c.md))
 	}
 	if !trace.SpanContextFromContext(parent).IsValid() {
 		if value, ok := c.req.Header(traceparent); ok {
@@ -95,11 +95,11 @@ func (t traced) end(d Decision) {
 
 // mdCarrier reads the metadata of the gRPC call; a key that arrives twice counts
 // as absent.
-type mdCarrier struct{ ctx context.Context }
+type mdCarrier metadata.MD
 
 // Get returns the one value of a key.
 func (c mdCarrier) Get(key string) string {
-	if v := metadata.ValueFromIncomingContext(c.ctx, key); len(v) == 1 {
+	if v := c[key]; len(v) == 1 {
 		return v[0]
 	}
 	return ""
@@ -109,7 +109,4 @@ func (c mdCarrier) Get(key string) string {
 func (c mdCarrier) Set(string, string) {}
 
 // Keys lists the keys.
-func (c mdCarrier) Keys() []string {
-	md, _ := metadata.FromIncomingContext(c.ctx)
-	return slices.Collect(maps.Keys(md))
-}
+func (c mdCarrier) Keys() []string { return slices.Collect(maps.Keys(c)) }

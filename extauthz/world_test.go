@@ -182,7 +182,7 @@ func (w *world) partnerCertificate() string {
 // serve runs a gRPC server on a Unix socket and returns the socket's path.
 func (w *world) serve(name string, creds credentials.TransportCredentials) string {
 	w.t.Helper()
-	return w.serveWith(name, grpc.Creds(creds), grpc.ForceServerCodecV2(extauthz.Codec(encoding.GetCodecV2("proto"))))
+	return w.serveWith(name, append(extauthz.ServerOptions(encoding.GetCodecV2("proto")), grpc.Creds(creds))...)
 }
 
 func (w *world) serveWith(name string, opts ...grpc.ServerOption) string {

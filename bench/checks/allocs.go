@@ -16,7 +16,6 @@ import (
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
@@ -47,8 +46,8 @@ func (b *bench) allocs() (float64, error) {
 		client *client
 		per    []float64
 	}{
-		{name: "meshseal", client: b.serveHere("ours.sock", authz.Register, extauthz.Codec(xds.Codec()))},
-		{name: "gRPC alone", client: b.serveHere("bare.sock", bare.register, bareCodec{})},
+		{name: "meshseal", client: b.serveHere("ours.sock", authz.Register, extauthz.ServerOptions(xds.Codec())...)},
+		{name: "gRPC alone", client: b.serveHere("bare.sock", bare.register, grpc.ForceServerCodecV2(bareCodec{}), grpc.NumStreamWorkers(32))},
 	}
 	for round := range b.rounds + 1 {
 		for i := range sides {
@@ -86,15 +85,15 @@ func allocations(c *client, n int, requests []*check) (float64, error) {
 }
 
 // serveHere serves in this process with the options of `meshseal serve`.
-func (b *bench) serveHere(name string, register func(grpc.ServiceRegistrar), codec encoding.CodecV2) *client {
+func (b *bench) serveHere(name string, register func(grpc.ServiceRegistrar), options ...grpc.ServerOption) *client {
 	socket := b.world.dir + "/" + name
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		b.Fatalf("%v", err)
 	}
-	g := grpc.NewServer(append(xds.ServerOptions(),
-		grpc.ForceServerCodecV2(codec), grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))),
-		grpc.Creds(grpcpeer.SocketCredentials("orders")), grpc.MaxConcurrentStreams(2000))...)
+	options = append(append(xds.ServerOptions(), options...), grpc.ReadBufferSize(32<<10),
+		grpc.Creds(grpcpeer.SocketCredentials("orders")), grpc.MaxConcurrentStreams(2000))
+	g := grpc.NewServer(options...)
 	register(g)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(l) }()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -72,9 +71,12 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 	} else {
 		creds = grpcpeer.EndWithCertificate(credentials.NewTLS(identity.ServerTLS(self.certificate, self.bundles, time.Now)), time.Now)
 	}
-	l.server = grpc.NewServer(append(xds.ServerOptions(),
-		grpc.ForceServerCodecV2(extauthz.Codec(xds.Codec())),
-		grpc.NumStreamWorkers(uint32(runtime.GOMAXPROCS(0))),
+	options := append(xds.ServerOptions(), extauthz.ServerOptions(xds.Codec())...)
+	if c.Proxy != "" {
+		// One proxy connects here, and what it asks at one moment is read at once.
+		options = append(options, grpc.ReadBufferSize(32<<10))
+	}
+	l.server = grpc.NewServer(append(options,
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(maxRequest),
 		grpc.MaxConcurrentStreams(maxStreams),
