@@ -14,16 +14,19 @@ import (
 )
 
 func main() {
-	floor := flag.String("floor", "", "be the always-allow server on this socket (the program starts itself so)")
+	kind := flag.String("serve", "", "be this server, on the socket -socket, with the snapshot in -dir (the program starts itself so)")
+	dir := flag.String("dir", "", "folder of the snapshot of -serve")
+	socket := flag.String("socket", "", "socket of -serve")
+	profile := flag.String("profile", "", "write a profile of the warm path to this file instead of measuring")
 	only := flag.String("rows", "", "measure only these rows, separated by commas; no bound is held then")
 	rounds := flag.Int("rounds", 7, "rounds of which the median counts")
 	checks := flag.Int("checks", 20000, "checks of one turn")
 	conns := flag.Int("conns", 1, "connections that the callers share, as an Envoy has one for each of its threads")
 	soak := flag.Duration("soak", 0, "soak for this long instead of measuring")
 	flag.Parse()
-	if *floor != "" {
-		if err := serveFloor(*floor); err != nil {
-			fmt.Fprintln(os.Stderr, "floor:", err)
+	if *kind != "" {
+		if err := serveUntilTold(*kind, *dir, *socket, *profile); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
 		return
@@ -33,6 +36,9 @@ func main() {
 	err := run(b, func() error {
 		if *soak > 0 {
 			return b.soak(*soak)
+		}
+		if *profile != "" {
+			return b.profile(*profile)
 		}
 		var names []string
 		if *only != "" {

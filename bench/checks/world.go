@@ -105,14 +105,17 @@ drain: 10ms
 }
 
 // always is the server that says yes.
-func (b *bench) always() *server {
-	return b.once("floor", func() *server {
+func (b *bench) always() *server { return b.self(kindFloor, "") }
+
+// self is one of the servers that this program is itself, in a process of its own.
+func (b *bench) self(kind, profile string) *server {
+	return b.once(kind, func() *server {
 		self, err := os.Executable()
 		if err != nil {
 			b.Fatalf("%v", err)
 		}
-		s := &server{socket: filepath.Join(b.world.dir, "floor.sock")}
-		s.Process = meshtest.Start(b, exec.Command(self, "-floor", s.socket))
+		s := &server{socket: filepath.Join(b.world.dir, strings.ReplaceAll(kind, " ", "-")+".sock")}
+		s.Process = meshtest.Start(b, exec.Command(self, "-serve", kind, "-dir", b.world.dir+"/shop", "-socket", s.socket, "-profile", profile))
 		return s
 	})
 }
