@@ -3,8 +3,6 @@ package policies
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -38,9 +36,14 @@ type code struct {
 	// indexed: rules that cannot hold are left out. OPA also leaves out one that
 	// calls startswith, endswith, glob.match or strings.any_*_match with a value
 	// that is no string, where the call itself is an error: under not, that
-	// allowed. So nothing is left out if any call can be an error.
+	// allowed. So nothing is left out if anything can be an error, and what is
+	// left out changes no decision.
 	indexed bool
-	grpc    *descriptors // nil if the files have no descriptor set
+	// early: of a rule's bodies those after the first that holds are left out where
+	// they say the same. Without its index OPA 1.22.2 takes two values of o.x to be
+	// the same if none of them is a constant, and finds no contradiction.
+	early bool
+	grpc  *descriptors // nil if the files have no descriptor set
 }
 
 func (p *Program) messages() *descriptors {
@@ -106,21 +109,22 @@ func (p *Program) Eval(ctx context.Context, input any, opts ...EvalOption) (resu
 	return parseResult(set[0].Expressions[0].Value)
 }
 
-// safeBuiltins are those that are never an error, whatever they are given.
-var safeBuiltins = strings.Fields(`
-	assign eq equal gt gte lt lte neq internal.member_2 internal.member_3
-	is_array is_boolean is_null is_number is_object is_set is_string type_name
-`)
-
-// neverFails reports whether no rule of a program calls what can be an error.
-func neverFails(compiler *ast.Compiler) bool {
-	w := newWalk(compiler)
-	for _, r := range w.rules {
-		w.visit(r.rule)
+// onlyConstants reports whether no name below a rule, such as o.x, has several
+// bodies of which one gives what is no constant.
+func onlyConstants(compiler *ast.Compiler) bool {
+	bodies, varies := map[string]int{}, map[string]bool{}
+	for _, m := range compiler.Modules {
+		ast.WalkRules(m, func(r *ast.Rule) bool {
+			if ref := r.Ref(); len(r.Head.Ref()) > 1 && r.Head.RuleKind() == ast.SingleValue {
+				name := ref[:len(m.Package.Path)+1].String()
+				bodies[name]++
+				varies[name] = varies[name] || r.Head.Value != nil && !ast.IsConstant(r.Head.Value.Value)
+			}
+			return false
+		})
 	}
-	w.run()
-	for name := range w.called {
-		if !slices.Contains(safeBuiltins, name) {
+	for name, n := range bodies {
+		if n > 1 && varies[name] {
 			return false
 		}
 	}
@@ -139,13 +143,14 @@ func (p *Program) options(input ast.Value, stopped topdown.Cancel, opts []EvalOp
 		rego.EvalMetrics(metrics.NoOp()),
 		rego.EvalInstrument(false),
 		rego.EvalRuleIndexing(p.code.indexed),
+		rego.EvalEarlyExit(p.code.indexed || p.code.early),
 		rego.EvalInterQueryBuiltinValueCache(p.code.values),
 	}
 	if !o.now.IsZero() {
 		out = append(out, rego.EvalTime(o.now))
 	}
 	if o.tracer != nil {
-		out = append(out, rego.EvalQueryTracer(o.tracer), rego.EvalRuleIndexing(false))
+		out = append(out, rego.EvalQueryTracer(o.tracer), rego.EvalRuleIndexing(false), rego.EvalEarlyExit(p.code.early))
 	}
 	return out
 }

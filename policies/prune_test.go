@@ -84,6 +84,10 @@ X
 data.gen[input.meshseal.route]
 groups["V"]
 groups[input.meshseal.workload]
+contradicted
+contradicted == "V"
+table.V == "V"
+made({"V"})
 some g in groups; g == "V"
 to_number(input.attributes.request.http.headers["x-v"]) > 1
 to_number(input.parsed_path[1]) > 1
@@ -115,12 +119,12 @@ func word(r *rand.Rand) string { return words[r.IntN(len(words))] }
 // aCall finds what calls a built-in function.
 var aCall = regexp.MustCompile(`[a-z_]+\(`)
 
-// condition is one condition of a rule; rules above i may be asked for. A plain
-// one calls no built-in function.
+// condition is one condition of a rule; rules before i may be asked for. A plain
+// one calls no built-in function and contradicts nothing.
 func condition(r *rand.Rand, i int, plain bool) string {
 	for {
 		c := conditions[r.IntN(len(conditions))]
-		if plain && aCall.MatchString(strings.NewReplacer("is(", "", "named(", "").Replace(c)) {
+		if plain && (strings.Contains(c, "contradicted") || strings.Contains(c, "table") || aCall.MatchString(strings.ReplaceAll(c, "is(", ""))) {
 			continue
 		}
 		if strings.Contains(c, "X") && i == 0 || strings.Contains(c, "data.gen") && i < 6 {
@@ -136,12 +140,24 @@ func condition(r *rand.Rand, i int, plain bool) string {
 	}
 }
 
+// writeContradictions adds rules of which two values can contradict each other.
+func writeContradictions(r *rand.Rand, b *strings.Builder) {
+	if r.IntN(2) == 0 {
+		fmt.Fprintf(b, "contradicted := true if input.meshseal.route == %q\ncontradicted := %t if input.meshseal.cluster == %q\n", word(r), r.IntN(2) == 0, word(r))
+	} else {
+		b.WriteString("contradicted := x if some x in input.meshseal.evidence_agreed\n")
+	}
+	b.WriteString("table[input.meshseal.route] := input.meshseal.cluster\ntable[\"a\"] := \"b\" if input.meshseal.workload == \"a\"\n")
+	b.WriteString("made(x) := count({y: z | some y in x; some z in input.meshseal.evidence_agreed})\n")
+	b.WriteString("named(x) := x.method\nnamed(x) := \"none\" if not x.method\n")
+}
+
 // generatedPolicy has rules of which each may ask for those before it, and an
 // entry point.
 func generatedPolicy(r *rand.Rand) string {
 	var b strings.Builder
 	b.WriteString("package gen.authz\n\nweb := input.attributes.request.http\nfacts := input.meshseal\n\n")
-	b.WriteString("is(x, y) if x == y\nnamed(x) := x.method\nnamed(x) := \"none\" if not x.method\n")
+	b.WriteString("is(x, y) if x == y\n")
 	n, plain := 1+r.IntN(5), r.IntN(3) == 0
 	for i := range n {
 		var body []string
@@ -157,8 +173,15 @@ func generatedPolicy(r *rand.Rand) string {
 			fmt.Fprintf(&b, "default r%d := false\n", i)
 		}
 	}
+	if !plain {
+		writeContradictions(r, &b)
+	}
 	fmt.Fprintf(&b, "groups contains %q if {\n\t%s\n}\ngroups contains input.meshseal.route\n", word(r), condition(r, 0, plain))
-	switch r.IntN(4) {
+	forms := 4
+	if plain {
+		forms = 2
+	}
+	switch r.IntN(forms) {
 	case 0:
 		b.WriteString("default allow := false\n")
 		fallthrough

@@ -23,6 +23,9 @@ type walk struct {
 	found   map[string]*part
 	reasons []impure
 	called  map[string]bool // built-in functions
+	// contradicts: there is an object comprehension, in which two values can have
+	// one key, or a `with`, of which the place can be taken.
+	contradicts bool
 }
 
 // named is a rule and where it is.
@@ -181,6 +184,8 @@ func (w *walk) walk(x any) {
 			return true
 		case *ast.Expr:
 			return w.expr(x)
+		case *ast.ObjectComprehension:
+			w.contradicts = true
 		case ast.Call:
 			w.call(x)
 			return true
@@ -203,6 +208,7 @@ func (w *walk) expr(e *ast.Expr) bool {
 	}
 	defer func() { w.at = before }()
 	for _, with := range e.With {
+		w.contradicts = true
 		// What is put into the input stands beside what is there, or in its place.
 		if target, ok := with.Target.Value.(ast.Ref); !ok || len(target) > 1 {
 			w.walk(with.Target)
