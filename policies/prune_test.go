@@ -362,15 +362,32 @@ func withoutIndex(p *Program) *Program {
 	return &q
 }
 
+// viewOf is a request as it is read from the bytes that Envoy sends, or from the
+// message.
+func viewOf(t *testing.T, r *rand.Rand, m *authv3.CheckRequest) *request.Request {
+	view := &request.Request{}
+	if r.IntN(2) == 0 {
+		view.From(proto.CloneOf(m))
+		return view
+	}
+	wire, err := proto.Marshal(m)
+	if err == nil {
+		err = view.Read(wire)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return view
+}
+
 func (g *generated) ask(t *testing.T, i int) {
 	p, message, facts := g.programs[i], generatedRequest(g.r), generatedFacts(g.r)
-	var view request.Request
-	view.From(proto.CloneOf(message))
+	view := viewOf(t, g.r, message)
 	certificate := view.Source.Certificate
 	if certificate != "" && g.certificates[certificate] == 0 {
 		g.certificates[certificate] = uint64(len(g.certificates) + 1)
 	}
-	key, ok := p.AppendKey(nil, &view, facts, g.certificates[certificate])
+	key, ok := p.AppendKey(nil, view, facts, g.certificates[certificate])
 	if ok && p.Cacheable() != nil {
 		t.Fatalf("a key for what cannot be remembered: %v\n%s", p.Cacheable(), g.texts[i])
 	}
@@ -379,7 +396,7 @@ func (g *generated) ask(t *testing.T, i int) {
 		t.Fatalf("a key for a request that is refused: %v\n%v", err, message)
 	}
 	want := decisionOf(p, whole, err)
-	part, err := p.InputOf(&view, facts)
+	part, err := p.InputOf(view, facts)
 	if diff := cmp.Diff(want, decisionOf(p, part, err), protocmp.Transform()); diff != "" {
 		t.Fatalf("with what it reads: %s\n%s\n%v\n%+v\nreads %v", diff, g.texts[i], message, facts, p.Reads())
 	}
