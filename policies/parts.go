@@ -17,7 +17,7 @@ type part struct {
 	// text is the value, for textPart, certificatePart and factPart.
 	text func(*request.Request, *Facts) string
 	port func(*request.Request) uint32 // for portPart
-	// there, for presencePart, is false where the request does not say.
+	// there is for presencePart; known is false where the request does not say.
 	there func(*request.Request) (is, known bool)
 	index int // for segmentPart
 }
