@@ -56,7 +56,7 @@ func Compile(files []File, entry string) (*Program, error) {
 	values := cache.NewInterQueryValueCache(context.Background(), &cache.Config{
 		InterQueryBuiltinValueCache: cache.InterQueryBuiltinValueCacheConfig{MaxNumEntries: &most},
 	})
-	c := &code{compiler: compiler, store: src.store(), values: values, grpc: messages, indexed: neverFails(compiler)}
+	c := &code{compiler: compiler, store: src.store(), values: values, grpc: messages, indexed: neverFails(compiler), early: onlyConstants(compiler)}
 	if c.data, err = c.store.NewTransaction(context.Background()); err != nil {
 		return nil, fmt.Errorf("read %s: %w", DataPath, err)
 	}

@@ -24,6 +24,8 @@ func TestPolicyFaultsDeny(t *testing.T) {
 		"undefined in the value": {"allow := input.nothing.at.all", object{}, ErrUndefined},
 		"conflict":               {"allow := true if input.a\nallow := false if input.b", object{"a": 1, "b": 1}, ErrEval},
 		"conflict in an object":  {"allow[\"allowed\"] := true if input.a\nallow[\"allowed\"] := false if input.b", object{"a": 1, "b": 1}, ErrEval},
+		"conflict below a name":  {"allow if o.x\no.x := input.a\no.x := input.b", object{"a": true, "b": false}, ErrEval},
+		"conflict beside a call": {"allow if o.x\no.x := input.a\no.x := input.b\ndenied if count(input.c) > 1", object{"a": true, "b": false}, ErrEval},
 		"string false":           {`allow := "false"`, object{}, ErrResultType},
 		"string true":            {`allow := "true"`, object{}, ErrResultType},
 		"set":                    {`allow contains true`, object{}, ErrResultType},

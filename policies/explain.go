@@ -98,13 +98,13 @@ func (t *tracer) TraceEvent(e topdown.Event) {
 		case topdown.EnterOp:
 			t.queries[e.QueryID] = n
 			t.outcome(n).Tried++
-		case topdown.ExitOp:
 			t.watch.head(n.Head, &e)
+		case topdown.ExitOp:
 			t.held(n, &e)
 		}
 	case *ast.Expr:
 		if e.Op == topdown.EvalOp {
-			t.watch.expression(n, t.queries[e.QueryID] != nil, &e)
+			t.watch.expression(n, t.queries[e.QueryID], &e)
 		}
 		// Only the body itself: what fails inside of `not` or of a comprehension
 		// does not end it.

@@ -40,20 +40,41 @@ func newWatch(unknown [][]string) *watch {
 	return r
 }
 
-// expression is told of one; own says that it stands in the body of a rule, and
-// not inside of another expression.
-func (r *watch) expression(x *ast.Expr, own bool, e *topdown.Event) {
-	if len(r.unknown) == 0 || own && r.alias(x, e) {
+// expression is told of one; rule is that in whose body it stands, nil if it
+// stands inside of another expression.
+func (r *watch) expression(x *ast.Expr, rule *ast.Rule, e *topdown.Event) {
+	if len(r.unknown) == 0 || rule != nil && r.alias(x, rule, e) {
 		return
 	}
 	r.walk(x, e)
 }
 
-// head is told of a rule that held: its value is handed on as a whole.
+// head is told of a rule before its body is evaluated. What stands in its head
+// is read when the body has held, and no event says so where it is undefined.
 func (r *watch) head(h *ast.Head, e *topdown.Event) {
-	if len(r.unknown) > 0 {
-		r.walk(h, e)
+	if len(r.unknown) == 0 {
+		return
 	}
+	for _, t := range h.Ref() {
+		r.walk(t, e)
+	}
+	if h.Value != nil {
+		r.walk(h.Value, e)
+	}
+}
+
+// inHead reports whether a variable stands in the head of a rule, and so is
+// handed on.
+func inHead(v ast.Var, rule *ast.Rule) bool {
+	found := false
+	ast.WalkVars(rule.Head, func(other ast.Var) bool {
+		found = found || other == v
+		return found
+	})
+	for _, t := range rule.Head.Ref() {
+		found = found || t.Value.Compare(v) == 0
+	}
+	return found
 }
 
 func (r *watch) walk(x any, e *topdown.Event) {
@@ -108,7 +129,7 @@ func (r *watch) term(t *ast.Term, e *topdown.Event) {
 }
 
 // alias takes an expression that does nothing but name a part of the input.
-func (r *watch) alias(x *ast.Expr, e *topdown.Event) bool {
+func (r *watch) alias(x *ast.Expr, rule *ast.Rule, e *topdown.Event) bool {
 	if !x.IsEquality() || x.Negated || len(x.With) > 0 {
 		return false
 	}
@@ -118,7 +139,7 @@ func (r *watch) alias(x *ast.Expr, e *topdown.Event) bool {
 		if other, variable := pair[1].Value.(ast.Var); variable {
 			ref, is = r.aliases[other]
 		}
-		if !named || !is || !v.IsGenerated() || isBound(v, e) {
+		if !named || !is || !v.IsGenerated() || isBound(v, e) || inHead(v, rule) {
 			continue
 		}
 		part, ok := r.part(ref, e)
