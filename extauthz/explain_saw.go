@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"meshseal/policies"
 )
 
 // saw is what a step looked at, as far as it came.
@@ -154,16 +152,4 @@ func count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// Deciding are the rules that speak for the decision: those that held, of the
-// entry point and of what it asks.
-func (p *PolicyOutcome) Deciding() []policies.RuleOutcome {
-	var out []policies.RuleOutcome
-	for _, o := range p.Rules {
-		if o.Held > 0 && o.Rule == p.Entrypoint {
-			out = append(out, o)
-		}
-	}
-	return out
 }
