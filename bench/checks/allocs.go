@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -43,7 +44,7 @@ func (b *bench) allocs() (float64, error) {
 	}
 	// Those of the runtime's own, a timer's or the collector's, are not whole
 	// numbers for each check.
-	return max(0, float64(int(median(sides[0].per)-median(sides[1].per)+0.5))), nil
+	return max(0, math.Round(median(sides[0].per)-median(sides[1].per))), nil
 }
 
 // allocations is the allocations of this process for each of n checks, sent one
