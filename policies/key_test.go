@@ -211,3 +211,37 @@ func TestEntryPointsHaveTheirKeys(t *testing.T) {
 		}
 	}
 }
+
+// FuzzKeyReadsThePathAsTheInputDoes: a key is made of exactly the paths that
+// Input takes, and its segments and parameters are those of Input.
+func FuzzKeyReadsThePathAsTheInputDoes(f *testing.F) {
+	for _, s := range []string{"/a/b?q=1", "//a%2fb?q=%61&&q", "/%zz", "/a?%ff", "?;", "/%c3%bc?q=a=b", "*", "/a;b?q=+", "/%C3%"} {
+		f.Add(s)
+	}
+	p := mustCompile(f, "package envoy.authz\nallow if { input.parsed_path[1] == \"a\"; input.parsed_query.q }", "")
+	f.Fuzz(func(t *testing.T, target string) {
+		r := &request.Request{Attributes: true, HTTP: true, Method: "GET", Path: target}
+		segments, query, err := parsePath(target)
+		key, ok := p.AppendKey(nil, r, &Facts{}, 0)
+		if ok && err != nil || !ok && err == nil && len(target) < maxKey/4 {
+			t.Fatalf("%q: key %v, %v", target, ok, err)
+		}
+		if !ok {
+			return
+		}
+		want := keyed{r: r, f: &Facts{}, ok: true}
+		if len(segments) > 1 {
+			want.text(segments[1].(string))
+		} else {
+			want.absent()
+		}
+		values, _ := query["q"].([]any)
+		for _, v := range values {
+			want.text(v.(string))
+		}
+		want.absent()
+		if string(key) != string(want.dst) {
+			t.Fatalf("%q: key %q, want %q", target, key, want.dst)
+		}
+	})
+}
