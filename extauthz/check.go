@@ -236,6 +236,7 @@ func (s *Server) policy(ctx context.Context, c *check, who caller, by passage) (
 // request had a part in it, such as the time that was left.
 func (s *Server) evaluate(ctx context.Context, c *check, p *policy, forwards bool) (v *verdict, fault *denial, pure bool) {
 	c.kept = true
+	s.load.stepAside()
 	input, err := p.InputOf(&c.req, &c.told)
 	if err != nil {
 		return nil, deny(RequestMalformed, "%v", err), false

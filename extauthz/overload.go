@@ -41,17 +41,19 @@ type load struct {
 //
 // The goroutine of a check runs to its end once it has a CPU. So the queue before
 // a busy server would be one of goroutines that wait for their first moment,
-// which nobody counts. Each therefore steps aside once after it was counted:
-// those behind it are counted too, and what is too much is denied before any of
-// the admitted work is done.
+// which nobody counts. Each therefore steps aside once after it was counted and
+// before it does what is costly, see stepAside: those behind it are counted too,
+// and what is too much is denied before any of the admitted work is done.
 func (l *load) enter() bool {
 	if l.inWork.Add(1) > l.limit {
 		l.inWork.Add(-1)
 		return false
 	}
-	runtime.Gosched()
 	return true
 }
+
+// stepAside lets those be counted that came meanwhile.
+func (l *load) stepAside() { runtime.Gosched() }
 
 func (l *load) leave() { l.inWork.Add(-1) }
 

@@ -31,21 +31,31 @@ type traced struct {
 // one that the request came with. Without a tracer the record has the trace of
 // that parent.
 func (s *Server) startSpan(ctx context.Context, c *check) context.Context {
-	parent := ctx
-	if len(c.md[traceparent]) > 0 {
-		parent = w3c.Extract(ctx, mdCarrier(c.md))
-	}
-	if !trace.SpanContextFromContext(parent).IsValid() {
-		if value, ok := c.req.Header(traceparent); ok {
-			state, _ := c.req.Header(tracestate)
-			parent = w3c.Extract(ctx, propagation.MapCarrier{traceparent: value, tracestate: state})
-		}
-	}
+	parent, traced := c.remote(ctx)
 	if s.config.Tracer != nil {
 		parent, c.trace.span = s.config.Tracer.Start(parent, SpanName, trace.WithSpanKind(trace.SpanKindServer))
+		traced = true
 	}
-	c.trace.context = trace.SpanContextFromContext(parent)
+	if traced {
+		c.trace.context = trace.SpanContextFromContext(parent)
+	}
 	return parent
+}
+
+// remote is ctx with the trace of who asks, if there is one.
+func (c *check) remote(ctx context.Context) (parent context.Context, traced bool) {
+	if len(c.md[traceparent]) > 0 {
+		parent := w3c.Extract(ctx, mdCarrier(c.md))
+		if trace.SpanContextFromContext(parent).IsValid() {
+			return parent, true
+		}
+	}
+	value, ok := c.req.Header(traceparent)
+	if !ok {
+		return ctx, false
+	}
+	state, _ := c.req.Header(tracestate)
+	return w3c.Extract(ctx, propagation.MapCarrier{traceparent: value, tracestate: state}), true
 }
 
 // Names of the headers of https://www.w3.org/TR/trace-context/.

@@ -68,14 +68,22 @@ func (r *Request) scanMessage(m *message, b []byte, p *Peer, depth int) bool {
 
 // next is the first field of b, with its bytes or its number, and what follows.
 func (m *message) next(b []byte) (f *field, value []byte, number uint64, rest []byte, ok bool) {
-	n, typ, length := protowire.ConsumeTag(b)
-	if length < 0 {
-		return nil, nil, 0, nil, false
+	n, typ, length := protowire.Number(b[0]>>3), protowire.Type(b[0]&7), 1
+	if b[0] >= 0x80 || n == 0 {
+		if n, typ, length = protowire.ConsumeTag(b); length < 0 {
+			return nil, nil, 0, nil, false
+		}
 	}
 	if f = m.at(n); f == nil || f.wire != typ {
 		return nil, nil, 0, nil, false
 	}
 	b = b[length:]
+	if typ == protowire.BytesType && len(b) > 0 && b[0] < 0x80 {
+		if end := 1 + int(b[0]); end <= len(b) {
+			return f, b[1:end], 0, b[end:], true
+		}
+		return nil, nil, 0, nil, false
+	}
 	switch typ {
 	case protowire.VarintType:
 		number, length = protowire.ConsumeVarint(b)

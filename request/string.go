@@ -26,6 +26,10 @@ func AppendString(dst []byte, s string) []byte {
 func appendEscaped(dst []byte, s string) []byte {
 	done := 0
 	for i := 0; i < len(s); {
+		if i+8 <= len(s) && allPlain(s[i:i+8]) {
+			i += 8
+			continue
+		}
 		c := s[i]
 		if plain[c] {
 			i++
@@ -44,6 +48,19 @@ func appendEscaped(dst []byte, s string) []byte {
 		done = i
 	}
 	return append(dst, s[done:]...)
+}
+
+// allPlain reports whether all of eight bytes stand in a JSON string as they are;
+// for a few that do it is false. In each byte of a word it looks for the ones that
+// do not, by the borrow of a subtraction.
+func allPlain(s string) bool {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+	zero := func(x uint64) uint64 { return (x - ones) &^ x }
+	bad := w | (w - ones*' ') | (w + ones) // beyond ASCII; below a space; DEL
+	bad |= zero(w^ones*'"') | zero(w^ones*'\\') | zero(w^ones*'&')
+	bad |= zero((w &^ (ones * 2)) ^ ones*'<') // < and >
+	return bad&highs == 0
 }
 
 // escaped reports whether a rune beyond ASCII is: C1, U+2028 and U+2029, and bytes
