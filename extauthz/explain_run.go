@@ -143,7 +143,8 @@ func (r *ran) explanation() Explanation {
 			DecisionID: rec.DecisionID, Decision: rec.Meshseal.Decision, Reason: rec.Meshseal.Reason, Detail: rec.Meshseal.Detail,
 			Snapshot: rec.Meshseal.Snapshot, Commit: rec.Meshseal.Commit, Timestamp: rec.Timestamp,
 		}
-		if !rec.repeatable() && stage(rec.Meshseal.Reason) <= stage(e.Reason) {
+		came := stage(rec.Meshseal.Reason) <= stage(e.Reason) || r.by.lacks[e.Reason] != ""
+		if !rec.repeatable() && came {
 			e.Decision, e.Reason, e.Step, e.Detail = "deny", rec.Meshseal.Reason, rec.Meshseal.Step, rec.Meshseal.Detail
 			e.AsRecorded, e.Policy, r.doubts = true, nil, nil
 		}

@@ -3,12 +3,14 @@ package extauthz_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/metadata"
 
 	"meshseal/extauthz"
+	"meshseal/identity"
 	"meshseal/identity/identitytest"
 	"meshseal/snapshot"
 )
@@ -76,6 +78,11 @@ func TestARecordIsDecidedAgain(t *testing.T) {
 		"unknown route":            w.honest().set(snapshot.HeaderRouteMark, "x"),
 		"another route":            w.honest().path("/split"),
 		"another address":          w.honest().set(snapshot.HeaderLocalAddress, "10.0.0.9:1"),
+		"a body of JSON":           withBody(w.honest(), "application/json", `{"a": 1}`),
+		"a body of a form":         withBody(w.honest(), "application/x-www-form-urlencoded", "a=b"),
+		"a body of parts":          withBody(w.honest(), "multipart/form-data; boundary=x", "--x\r\nContent-Disposition: form-data; name=a\r\n\r\nb\r\n--x--\r\n"),
+		"a body of gRPC":           withBody(w.honest(), "application/grpc", "\x00\x00\x00\x00\x00"),
+		"a malformed body":         withBody(w.honest(), "application/json", `{"a": 1`),
 		"a malformed path":         w.honest().path("/api/%zz"),
 		"metadata that came twice": {by: w.orders, md: metadata.Join(w.honest().md, metadata.Pairs(snapshot.HeaderRoute, "b")), req: w.honest().req},
 	} {
@@ -100,6 +107,13 @@ func TestARecordIsDecidedAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+func withBody(q *question, contentType, body string) *question {
+	h := q.req.Attributes.Request.Http
+	h.Headers["content-type"], h.Headers["content-length"] = contentType, fmt.Sprint(len(body))
+	h.RawBody, h.Size = []byte(body), int64(len(body))
+	return q
 }
 
 func facts(f extauthz.Facts) string {
@@ -142,6 +156,28 @@ func TestAnAnswerByWhatIsNotRecordedIsUnknown(t *testing.T) {
 				t.Errorf("%s, unknown %q, want %q", e.Decision, e.Unknown, c.want)
 			}
 		})
+	}
+}
+
+// A fault of the machine before the caller was known is shown as recorded.
+func TestAFaultIsShownAsRecorded(t *testing.T) {
+	broken := false
+	w := newWorld(t, config(func(c *extauthz.Config) {
+		bundles := c.Bundles
+		c.Bundles = func() *identity.TrustBundles {
+			if broken {
+				panic("no bundles")
+			}
+			return bundles()
+		}
+	}))
+	over := w.over("orders")
+	broken = true
+	w.ask(w.honest().asking(over))
+	r := w.records.last(t)
+	broken = false
+	if e := w.explain(w.explainer(), r); r.Meshseal.Reason != extauthz.Internal || e.Reason != extauthz.Internal || !e.AsRecorded || e.Decision != "deny" {
+		t.Errorf("recorded %s, explained %s %s", r.Meshseal.Reason, e.Decision, e.Reason)
 	}
 }
 
