@@ -3,7 +3,6 @@ package request
 import (
 	"encoding/base64"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -22,8 +21,8 @@ type DocumentOptions struct {
 // a policy would get of the request without its certificates, its body and the
 // headers that are secret. What is left out is appended to erased, as a list of
 // JSON pointers (RFC 6901). It is false, and nothing appended, for a request that
-// has to be decoded: one whose bytes Read did not read by itself, and one whose
-// path or query has an escape.
+// has to be decoded: one whose bytes Read did not read by itself, one whose path
+// or query is malformed, and one with more parts than are looked for here.
 func (r *Request) AppendDocument(dst, erased []byte, o DocumentOptions) (document, pointers []byte, ok bool) {
 	if !r.scanned || !r.Attributes {
 		return dst, erased, false
@@ -156,7 +155,8 @@ func (d *documenter) repeated(m *message, f *field, b []byte, begin, depth int) 
 				return nil, false
 			}
 		}
-		return b, d.headers(begin)
+		d.headers(begin)
+		return b, true
 	}
 	d.member(f.member, begin)
 	open, end := byte('['), byte(']')
@@ -193,12 +193,16 @@ func (d *documenter) repeated(m *message, f *field, b []byte, begin, depth int) 
 	return b, true
 }
 
+// maxBefore bounds how many bytes of a map are looked through for a key.
+const maxBefore = 4096
+
 // key writes the key of an entry b of the map f, whose entries begin with whole,
 // and is its value. It is false where the key stands in one before: of those, the
-// last would count.
+// last would count. So it is where there is too much before to look through for
+// each key.
 func (d *documenter) key(m *message, f *field, whole, b []byte, at int) (value []byte, ok bool) {
 	key, value, ok := mapEntry(f.message, b)
-	if !ok {
+	if !ok || at > maxBefore {
 		return nil, false
 	}
 	for before := whole; len(whole)-len(before) < at; {
@@ -216,34 +220,31 @@ func (d *documenter) key(m *message, f *field, whole, b []byte, at int) (value [
 }
 
 // headers writes the headers that are no secret: by name, those of one name joined.
-func (d *documenter) headers(begin int) bool {
+func (d *documenter) headers(begin int) {
+	var room [32]Header
+	list := append(room[:0], d.r.Headers...)
+	sortByName(list)
 	before := len(d.b)
 	d.member(`"headers":{`, begin)
 	first := len(d.b)
-	all := d.r.Headers
-	for i, h := range all {
-		if slices.ContainsFunc(all[:i], func(o Header) bool { return o.Name == h.Name }) {
-			continue // it was written with the first
-		}
-		value := h.Value
-		if slices.ContainsFunc(all[i+1:], func(o Header) bool { return o.Name == h.Name }) {
-			value, _ = d.r.Header(h.Name)
-		}
-		if d.secret(strings.ToLower(h.Name), value) {
-			d.erase("attributes/request/http/headers/", h.Name, "")
+	for len(list) > 0 {
+		var same []Header
+		same, list = ofOneName(list)
+		name, value := same[0].Name, joined(same)
+		if d.secret(strings.ToLower(name), value) {
+			d.erase("attributes/request/http/headers/", name, "")
 			continue
 		}
 		if len(d.b) > first {
 			d.b = append(d.b, ',')
 		}
-		d.b = AppendString(append(AppendString(d.b, h.Name), ':'), value)
+		d.b = AppendString(append(AppendString(d.b, name), ':'), value)
 	}
 	if len(d.b) == first {
 		d.b = d.b[:before]
 	} else {
 		d.b = append(d.b, '}')
 	}
-	return true
 }
 
 // erase notes a JSON pointer below the input.
@@ -323,60 +324,6 @@ func (d *documenter) structureList(m *message, b []byte, depth int) bool {
 	}
 	d.b = append(d.b, ']')
 	return true
-}
-
-// parsed writes what is made of the path and the query, and of the body that is
-// not there.
-func (d *documenter) parsed() bool {
-	path, query, _ := strings.Cut(d.r.Path, "?")
-	if strings.IndexByte(path, '%') >= 0 || strings.ContainsAny(query, "%+;") {
-		return false
-	}
-	d.b = append(d.b, `,"version":{"ext_authz":"v3","encoding":"protojson"},"parsed_path":[`...)
-	path = strings.TrimLeft(path, "/")
-	for more := true; more; {
-		var segment string
-		segment, path, more = strings.Cut(path, "/")
-		d.b = AppendString(d.b, segment)
-		if more {
-			d.b = append(d.b, ',')
-		}
-	}
-	d.b = append(d.b, `],"parsed_query":{`...)
-	first, whole := len(d.b), query
-	for query != "" {
-		var part string
-		at := len(whole) - len(query)
-		part, query, _ = strings.Cut(query, "&")
-		if part == "" {
-			continue
-		}
-		name, value, _ := strings.Cut(part, "=")
-		if hasParameter(whole[:at], name) {
-			return false
-		}
-		if len(d.b) > first {
-			d.b = append(d.b, ',')
-		}
-		d.b = AppendString(append(AppendString(d.b, name), ':', '['), value)
-		d.b = append(d.b, ']')
-	}
-	d.b = append(d.b, `},"parsed_body":null,"truncated_body":false`...)
-	if d.body {
-		d.erased = append(d.erased, `,"/input/parsed_body"`...)
-	}
-	return true
-}
-
-func hasParameter(query, name string) bool {
-	for query != "" {
-		var part string
-		part, query, _ = strings.Cut(query, "&")
-		if n, _, _ := strings.Cut(part, "="); part != "" && n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // appendFloat is a number as a policy sees it: see policies/document.go.

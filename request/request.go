@@ -191,12 +191,8 @@ func (r *Request) Value(name string, i int) (string, bool) {
 // name is in lower case.
 func (r *Request) Header(name string) (string, bool) {
 	value, ok := r.Value(name, 0)
-	for i := 1; ok; i++ {
-		more, again := r.Value(name, i)
-		if !again {
-			break
-		}
-		value += "," + more
+	if _, more := r.Value(name, 1); more {
+		value = joined(slices.DeleteFunc(slices.Clone(r.Headers), func(h Header) bool { return h.Name != name }))
 	}
 	return value, ok
 }

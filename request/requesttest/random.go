@@ -84,7 +84,7 @@ func scalar(r *rand.Rand, fd protoreflect.FieldDescriptor) protoreflect.Value {
 
 func text(r *rand.Rand) string {
 	return pick(r, "", "a", "b", "x-name", "X-Upper", "authorization", "cookie", "x-token", "GET", "10.0.0.7",
-		"/api/orders/17", "/api?x=1&y=2", "/api?x=1&x=2&&z", "/%61?b=%20", "//a//", "/a?b+c", "?", "é/ü?ö=ä",
+		"/api/orders/17", "/api?x=1&y=2", "/api?x=1&x=2&&z", "/%61?b=%20", "//a//", "/a?b+c", "/%2f/%zz", "/%ff", "/?a=%ff", "/?a;b", "/?x=%26&b=2&x=+", "?", "é/ü?ö=ä",
 		"<&>\"\\\n\t\x00\x7f\u0080\u009f\u2028\ufffd", "~/", "eyJhbGciOiJub25lIn0.e30.x")
 }
 
