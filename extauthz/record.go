@@ -53,7 +53,7 @@ type Metrics struct {
 // Clone is a copy for those who keep a record for longer than Recorder.Record
 // runs.
 func (r Record) Clone() Record {
-	for _, s := range []*string{&r.DecisionID, &r.Meshseal.Detail, &r.RequestedBy} {
+	for _, s := range []*string{&r.DecisionID, &r.TraceID, &r.SpanID, &r.Meshseal.TraceID, &r.Meshseal.Detail, &r.RequestedBy} {
 		*s = strings.Clone(*s)
 	}
 	for _, b := range []*json.RawMessage{&r.Input, &r.Result, &r.Erased} {
@@ -167,10 +167,7 @@ func (s *Server) newRecord(ctx context.Context, c *check, d Decision) (Record, e
 		Metrics:     &c.metrics,
 		Meshseal:    Account{Decision: d.Word(), Reason: d.Reason(), Step: d.Step(), Detail: d.Detail(), Facts: d.facts},
 	}
-	if sc := c.trace.context; sc.IsValid() {
-		r.TraceID, r.SpanID = sc.TraceID().String(), sc.SpanID().String()
-		r.Meshseal.TraceID = r.TraceID
-	}
+	r.TraceID, r.SpanID, r.Meshseal.TraceID = c.trace.traceID, c.trace.parentID, c.trace.traceID
 	if c.verdict != nil {
 		r.Result = c.verdict.document
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	otelcodes "go.opentelemetry.io/otel/codes"
@@ -22,8 +23,8 @@ var w3c = propagation.TraceContext{}
 
 // traced is what of a check's trace goes into its record, and its span.
 type traced struct {
-	span    trace.Span // nil where there is none
-	context trace.SpanContext
+	span              trace.Span // nil where there is none
+	traceID, parentID string     // hexadecimal; empty where there is no trace
 }
 
 // startSpan begins the one span of a check. Its parent is the traceparent in
@@ -31,31 +32,55 @@ type traced struct {
 // one that the request came with. Without a tracer the record has the trace of
 // that parent.
 func (s *Server) startSpan(ctx context.Context, c *check) context.Context {
-	parent, traced := c.remote(ctx)
-	if s.config.Tracer != nil {
-		parent, c.trace.span = s.config.Tracer.Start(parent, SpanName, trace.WithSpanKind(trace.SpanKindServer))
-		traced = true
+	var values [2]string // traceparent, tracestate
+	if v := c.md[traceparent]; len(v) == 1 {
+		values[0] = v[0]
+		values[1] = mdCarrier(c.md).Get(tracestate)
 	}
-	if traced {
-		c.trace.context = trace.SpanContextFromContext(parent)
+	traceID, parentID, ok := parseTraceparent(values[0])
+	if !ok {
+		values[0], _ = c.req.Header(traceparent)
+		values[1], _ = c.req.Header(tracestate)
+		traceID, parentID, _ = parseTraceparent(values[0])
 	}
-	return parent
+	if s.config.Tracer == nil {
+		c.trace.traceID, c.trace.parentID = traceID, parentID
+		return ctx
+	}
+	parent := w3c.Extract(ctx, propagation.MapCarrier{traceparent: values[0], tracestate: values[1]})
+	ctx, c.trace.span = s.config.Tracer.Start(parent, SpanName, trace.WithSpanKind(trace.SpanKindServer))
+	if sc := c.trace.span.SpanContext(); sc.IsValid() {
+		c.trace.traceID, c.trace.parentID = sc.TraceID().String(), sc.SpanID().String()
+	}
+	return ctx
 }
 
-// remote is ctx with the trace of who asks, if there is one.
-func (c *check) remote(ctx context.Context) (parent context.Context, traced bool) {
-	if len(c.md[traceparent]) > 0 {
-		parent := w3c.Extract(ctx, mdCarrier(c.md))
-		if trace.SpanContextFromContext(parent).IsValid() {
-			return parent, true
+// parseTraceparent takes a traceparent apart, by the rules of
+// https://www.w3.org/TR/trace-context/#traceparent-header for any version.
+func parseTraceparent(text string) (traceID, parentID string, ok bool) {
+	const length = len("00-0123456789abcdef0123456789abcdef-0123456789abcdef-01")
+	if len(text) < length || text[2] != '-' || text[35] != '-' || text[52] != '-' {
+		return "", "", false
+	}
+	version, traceID, parentID, flags := text[:2], text[3:35], text[36:52], text[53:55]
+	switch {
+	case !hexadecimal(version) || version == "ff" || !hexadecimal(flags),
+		version == "00" && (strings.TrimSuffix(text[length:], "-") != "" || flags > "03"), // as OpenTelemetry reads it
+		len(text) > length && text[length] != '-':
+		return "", "", false
+	case !hexadecimal(traceID) || strings.Trim(traceID, "0") == "" || !hexadecimal(parentID) || strings.Trim(parentID, "0") == "":
+		return "", "", false
+	}
+	return traceID, parentID, true
+}
+
+func hexadecimal(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
 		}
 	}
-	value, ok := c.req.Header(traceparent)
-	if !ok {
-		return ctx, false
-	}
-	state, _ := c.req.Header(tracestate)
-	return w3c.Extract(ctx, propagation.MapCarrier{traceparent: value, tracestate: state}), true
+	return true
 }
 
 // Names of the headers of https://www.w3.org/TR/trace-context/.

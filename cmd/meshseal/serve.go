@@ -157,6 +157,7 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 		group.Go(func() error { return self.files.run(ctx, config.Source.Poll) })
 	}
 	group.Go(func() error { return recordShed(ctx, authz, log) })
+	group.Go(func() error { return tuneCollector(ctx) })
 	for _, l := range listeners {
 		group.Go(l.serve)
 		log.Info("serving xDS and ext_authz", "address", l.name)
