@@ -143,6 +143,8 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 		return err
 	}
 
+	giveCollectorRoom()
+
 	// All that runs, in one list: the first to return an error stops the rest.
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return follow.run(ctx) })
@@ -157,7 +159,6 @@ func serve(ctx context.Context, config *serveConfig, log *slog.Logger) (err erro
 		group.Go(func() error { return self.files.run(ctx, config.Source.Poll) })
 	}
 	group.Go(func() error { return recordShed(ctx, authz, log) })
-	group.Go(func() error { return tuneCollector(ctx) })
 	for _, l := range listeners {
 		group.Go(l.serve)
 		log.Info("serving xDS and ext_authz", "address", l.name)
