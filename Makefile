@@ -8,6 +8,9 @@ export GOFLAGS := -trimpath
 staticcheck := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 govulncheck := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
+# How often the two sides of `make bench` take turns.
+ROUNDS ?= 7
+
 .PHONY: help build demo test test-faults test-spire fuzz bench soak bench-xds bench-revocation check envoy spire clean
 
 help:
@@ -58,7 +61,7 @@ fuzz:
 
 bench: build
 	@envoy=$$(scripts/envoy) && plugin=$$(scripts/opaplugin) && \
-		MESHSEAL_ENVOY=$$envoy MESHSEAL_OPA_PLUGIN=$$plugin MESHSEAL_BIN=$(CURDIR)/bin/meshseal go -C bench run ./checks
+		MESHSEAL_ENVOY=$$envoy MESHSEAL_OPA_PLUGIN=$$plugin MESHSEAL_BIN=$(CURDIR)/bin/meshseal go -C bench run ./checks -rounds $(ROUNDS)
 
 soak: build
 	@envoy=$$(scripts/envoy) && MESHSEAL_ENVOY=$$envoy MESHSEAL_BIN=$(CURDIR)/bin/meshseal \

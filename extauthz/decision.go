@@ -3,6 +3,7 @@ package extauthz
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"sync"
 )
 
 // Decision is the answer to one request and everything it was based on. Only
@@ -23,9 +24,25 @@ type decisionID [16]byte
 const idLength = 2 * len(decisionID{})
 
 func newID() (id decisionID) {
-	rand.Read(id[:]) // never fails: crypto/rand ends the program instead
+	r := randoms.Get().(*random)
+	if r.left == 0 {
+		rand.Read(r.bytes[:]) // never fails: crypto/rand ends the program instead
+		r.left = len(r.bytes)
+	}
+	copy(id[:], r.bytes[len(r.bytes)-r.left:])
+	r.left -= len(id)
+	randoms.Put(r)
 	return id
 }
+
+// random is random bytes for some IDs: to ask the system for each costs more than
+// the rest of an ID.
+type random struct {
+	bytes [32 * len(decisionID{})]byte
+	left  int // of bytes, that no ID has
+}
+
+var randoms = sync.Pool{New: func() any { return new(random) }}
 
 func (id decisionID) String() string { return hex.EncodeToString(id[:]) }
 

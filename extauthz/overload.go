@@ -16,7 +16,7 @@ import (
 
 // checksPerCPU is how many checks may be before one CPU. The last of them ends
 // within DefaultDeadline as long as each takes less than 7.8 ms of CPU, which is
-// thirty times what a check with a small policy takes. Fewer would make denials
+// a hundred times what a check takes whose policy has to be evaluated. Fewer would make denials
 // faster in a flood, and deny a part of what comes at one moment and could be done.
 const checksPerCPU = 64
 

@@ -72,6 +72,9 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 		creds = grpcpeer.EndWithCertificate(credentials.NewTLS(identity.ServerTLS(self.certificate, self.bundles, time.Now)), time.Now)
 	}
 	options := append(xds.ServerOptions(), extauthz.ServerOptions(xds.Codec())...)
+	// Windows that are fixed: measuring how large they should be costs a ping and
+	// its answer for nearly every message.
+	options = append(options, grpc.StaticStreamWindowSize(streamWindow), grpc.StaticConnWindowSize(connectionWindow))
 	if c.Proxy != "" {
 		// One proxy connects here, and what it asks at one moment is read at once.
 		options = append(options, grpc.ReadBufferSize(32<<10))
@@ -84,6 +87,13 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 	)...)
 	return l, nil
 }
+
+// How much may be on its way to this server, for one call and for all calls of a
+// connection, in bytes.
+const (
+	streamWindow     = 256 << 10
+	connectionWindow = 4 << 20
+)
 
 // maxStreams bounds the calls at a time on one connection, and with them what
 // waits for a busy server before a check begins: about 20 KiB each. An Envoy that

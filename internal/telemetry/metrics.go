@@ -1,8 +1,10 @@
 package telemetry
 
 import (
+	"maps"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +24,7 @@ type Metrics struct {
 	snapshot  *prometheus.GaugeVec
 	expiry    prometheus.Gauge
 	refused   prometheus.Counter
+	outcomes  atomic.Pointer[map[outcome]counted]
 
 	spireSynced    prometheus.Gauge
 	spireFindings  prometheus.Gauge
@@ -82,8 +85,36 @@ func (m *Metrics) Handler() http.Handler {
 
 // Check counts a decision, "allow" or "deny", and how long it took.
 func (m *Metrics) Check(decision, reason string, took time.Duration) {
-	m.checks.WithLabelValues(decision, reason).Inc()
-	m.durations.WithLabelValues(decision).Observe(took.Seconds())
+	c := m.outcome(outcome{decision, reason})
+	c.checks.Inc()
+	c.took.Observe(took.Seconds())
+}
+
+// outcome is what a check came to, as its labels say it.
+type outcome struct{ decision, reason string }
+
+// counted is where one outcome is counted.
+type counted struct {
+	checks prometheus.Counter
+	took   prometheus.Observer
+}
+
+// outcome finds where one is counted without a lock, which the vectors would take
+// in every check. There are as many as there are reasons.
+func (m *Metrics) outcome(o outcome) counted {
+	known := m.outcomes.Load()
+	if known != nil {
+		if c, ok := (*known)[o]; ok {
+			return c
+		}
+	}
+	c := counted{m.checks.WithLabelValues(o.decision, o.reason), m.durations.WithLabelValues(o.decision)}
+	next := map[outcome]counted{o: c}
+	if known != nil {
+		maps.Copy(next, *known)
+	}
+	m.outcomes.CompareAndSwap(known, &next) // else another has been quicker; the next adds it
+	return c
 }
 
 // ProxyConnected counts an ADS stream that a proxy opened.
