@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"strings"
 	"time"
 
 	"meshseal/identity"
@@ -100,11 +101,12 @@ func (s *Server) peer(c *check) (*proven, *denial) {
 		forwarded, _ = c.req.Header(forwardedHeader)
 	}
 	who, err := s.svids.handedOver(&c.key, certificate, forwarded, bundles, c.now, func() (identity.SVID, error) {
-		leaf, err := identity.PeerCertificate(certificate)
+		// Copies: an error is remembered, and may quote what it is about.
+		leaf, err := identity.PeerCertificate(strings.Clone(certificate))
 		if err != nil {
 			return identity.SVID{}, err
 		}
-		return s.verifyPeer(leaf, forwarded, bundles, c.now)
+		return s.verifyPeer(leaf, strings.Clone(forwarded), bundles, c.now)
 	})
 	if err != nil {
 		return nil, deny(peerReason(err), "%v", err)

@@ -218,7 +218,7 @@ func (s *Server) policy(ctx context.Context, c *check, who caller, by passage) (
 	c.facts.tell(&c.told)
 	key, known := p.key(c.key[:0], &c.req, &c.told, who.number, by.chain.forwards)
 	if c.key = key; known {
-		if v, ok := c.plan.verdicts.Get(key); ok {
+		if v, ok := c.plan.verdicts.of(key).Get(key); ok {
 			return v, nil
 		}
 	}
@@ -227,7 +227,7 @@ func (s *Server) policy(ctx context.Context, c *check, who caller, by passage) (
 		return nil, fault
 	}
 	if known && pure {
-		c.plan.verdicts.Put(key, v)
+		c.plan.verdicts.of(key).Put(key, v)
 	}
 	return v, nil
 }

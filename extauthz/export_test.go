@@ -37,4 +37,7 @@ func (s *Server) Answer(ctx context.Context, wire, dst []byte) []byte {
 }
 
 // Remembered is how many verdicts the plan in force remembers.
-func (s *Server) Remembered() int { return s.InForce().verdicts.Len() }
+func (s *Server) Remembered() int {
+	v := s.InForce().verdicts
+	return v.short.Len() + v.long.Len()
+}

@@ -9,7 +9,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"meshseal/identity"
-	"meshseal/internal/memo"
 	"meshseal/policies"
 	"meshseal/snapshot"
 )
@@ -22,7 +21,7 @@ type Plan struct {
 	statement snapshot.Statement
 	root      string // of the statement, as text
 	mesh      snapshot.Mesh
-	verdicts  *memo.Table[*verdict]
+	verdicts  verdicts
 	trusted   map[spiffeid.TrustDomain]bool
 	byID      map[spiffeid.ID]*workload
 	byName    map[string]*workload
@@ -53,7 +52,7 @@ func (s *Server) Prepare(snap *snapshot.Snapshot) (*Plan, error) {
 		byName:    map[string]*workload{},
 		proxies:   map[string]*index{},
 		tables:    map[snapshot.Digest]*routeTable{},
-		verdicts:  memo.New[*verdict](maxVerdicts),
+		verdicts:  newVerdicts(),
 	}
 	for _, td := range p.mesh.TrustDomains {
 		p.trusted[td] = true

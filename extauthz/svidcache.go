@@ -17,8 +17,8 @@ import (
 // maxSVIDs is how many certificates are remembered; some 12 kB each.
 const maxSVIDs = 4096
 
-// maxRefusals is how many are, of those that were refused.
-const maxRefusals = 4096
+// maxRefusals is how many are of those that were refused: up to maxKey each.
+const maxRefusals = 1024
 
 // refusedFor is how long a certificate is refused without being looked at again.
 // A refusal that ends too late denies for that long what could be allowed; it
@@ -103,7 +103,7 @@ const (
 )
 
 // maxKey bounds the text of a certificate that is remembered, in bytes.
-const maxKey = 16 << 10
+const maxKey = 8 << 10
 
 // handedOver is verify for the text of a certificate in a CheckRequest, and for
 // the further ones that came with it, empty where they are not looked at. It

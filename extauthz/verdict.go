@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 
+	"meshseal/internal/memo"
 	"meshseal/policies"
 	"meshseal/request"
 )
@@ -22,8 +23,27 @@ type verdict struct {
 	answer *answer
 }
 
-// maxVerdicts is how many verdicts a plan remembers.
-const maxVerdicts = 1 << 17
+// How many verdicts a plan remembers, by the length of their keys in bytes, so
+// that those of a caller who makes them long take no more than some 100 MiB.
+const (
+	maxVerdicts     = 1 << 17 // with keys up to shortKey
+	maxLongVerdicts = 1 << 13
+	shortKey        = 512
+)
+
+// verdicts are those that a plan remembers.
+type verdicts struct{ short, long *memo.Table[*verdict] }
+
+func newVerdicts() verdicts {
+	return verdicts{memo.New[*verdict](maxVerdicts), memo.New[*verdict](maxLongVerdicts)}
+}
+
+func (v verdicts) of(key []byte) *memo.Table[*verdict] {
+	if len(key) > shortKey {
+		return v.long
+	}
+	return v.short
+}
 
 // policy is a program of a plan and what is the same for all of its verdicts.
 type policy struct {

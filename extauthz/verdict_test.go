@@ -2,6 +2,7 @@ package extauthz_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -148,5 +149,26 @@ func TestRememberedEditsAreEachDecisionsOwn(t *testing.T) {
 	}
 	if n := w.server.Remembered(); n != 1 {
 		t.Errorf("%d verdicts are remembered", n)
+	}
+}
+
+// TestALongKeyIsRememberedToo: among fewer.
+func TestALongKeyIsRememberedToo(t *testing.T) {
+	w := newWorld(t, policy(`default allow := false
+
+allow if input.attributes.request.http.headers["x-token"] == "`+strings.Repeat("t", 1000)+`"`))
+	for _, token := range []string{strings.Repeat("t", 1000), strings.Repeat("t", 999)} {
+		want := extauthz.PolicyDenied
+		if len(token) == 1000 {
+			want = extauthz.OK
+		}
+		for range 2 {
+			q := w.honest()
+			q.req.Attributes.Request.Http.Headers["x-token"] = token
+			w.wants(t, q, want)
+		}
+	}
+	if n := w.server.Remembered(); n != 2 {
+		t.Errorf("%d verdicts are remembered, wanted 2", n)
 	}
 }
