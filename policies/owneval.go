@@ -51,7 +51,7 @@ func evalOwn(ctx context.Context, query rego.PreparedEvalQuery, input ast.Value)
 	ctx, cancel := context.WithTimeout(ctx, maxOwn)
 	defer cancel()
 	count := &steps{end: cancel}
-	options := []rego.EvalOption{rego.EvalRuleIndexing(false), rego.EvalQueryTracer(count)}
+	options := []rego.EvalOption{rego.EvalRuleIndexing(false), rego.EvalEarlyExit(false), rego.EvalQueryTracer(count)}
 	if input != nil {
 		options = append(options, rego.EvalParsedInput(input))
 	}

@@ -105,7 +105,7 @@ func (t testRule) eval(ctx context.Context, c *ast.Compiler, store storage.Store
 	if err != nil {
 		return nil, err
 	}
-	options := []rego.EvalOption{rego.EvalMetrics(metrics.NoOp()), rego.EvalRuleIndexing(false), rego.EvalQueryTracer(cases)}
+	options := []rego.EvalOption{rego.EvalMetrics(metrics.NoOp()), rego.EvalRuleIndexing(false), rego.EvalEarlyExit(onlyConstants(c)), rego.EvalQueryTracer(cases)}
 	if seen != nil {
 		options = append(options, rego.EvalQueryTracer(seen))
 	}

@@ -176,3 +176,17 @@ func TestTestRefuses(t *testing.T) {
 		t.Errorf("ended context: %v", err)
 	}
 }
+
+// TestTestsSeeContradictions: what contradicts itself when a request comes does so
+// in a test.
+func TestTestsSeeContradictions(t *testing.T) {
+	got, _ := outcomes(t, "", file("policies/roles.rego", "package roles\n\nof.x := input.a\n\nof.x := input.b"),
+		file("policies/roles_test.rego", `package roles_test
+import data.roles
+
+test_one_role if roles.of.x with input as {"a": true, "b": false}
+`))
+	if result := got["data.roles_test.test_one_role"]; !strings.Contains(result, "conflict") {
+		t.Errorf("%q, wanted a conflict", result)
+	}
+}
