@@ -1,6 +1,7 @@
 package extauthz_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/attribute"
 	"google.golang.org/protobuf/proto"
 
 	"meshseal/extauthz"
@@ -75,7 +77,8 @@ func TestWhichListenersOnlyReport(t *testing.T) {
 // TestRecordsSayWhatWasOnlyReported: the decision and the answer are those of
 // any other listener, and the record says that Envoy enforced neither.
 func TestRecordsSayWhatWasOnlyReported(t *testing.T) {
-	w := newWorld(t, gatewayIn, policy("default allow := false\n\nallow if input.attributes.request.http.method == \"GET\"\n\nallow if not input.attributes.request\n"))
+	spans, opt := tracing(t)
+	w := newWorld(t, opt, gatewayIn, policy("default allow := false\n\nallow if input.attributes.request.http.method == \"GET\"\n\nallow if not input.attributes.request\n"))
 	edge := w.as(w.shop.SVID(t, "spiffe://shop.test/edge"))
 	for _, c := range []struct {
 		listener, method string
@@ -97,6 +100,10 @@ func TestRecordsSayWhatWasOnlyReported(t *testing.T) {
 		), c.reason)
 		if got := w.records.last(t).Meshseal; got.ReportOnly != c.reports || got.Listener != c.listener {
 			t.Errorf("%s %s: recorded %+v", c.listener, c.method, got)
+		}
+		all := spans.Ended()
+		if got := slices.Contains(all[len(all)-1].Attributes(), attribute.Bool("meshseal.report_only", true)); got != c.reports {
+			t.Errorf("%s %s: the span says %v", c.listener, c.method, got)
 		}
 	}
 	w.wants(t, w.tcp().asking(edge).with("").set(snapshot.HeaderListenerMark, w.fixture.marks["edge/listener/edge-tcp"]), extauthz.PeerCertificateMissing)

@@ -120,6 +120,9 @@ func (t traced) end(d Decision) {
 			span.SetAttributes(attribute.String(a.key, a.value))
 		}
 	}
+	if f.ReportOnly {
+		span.SetAttributes(attribute.Bool("meshseal.report_only", true))
+	}
 	if len(f.EvidenceAgreed) > 0 {
 		span.SetAttributes(attribute.StringSlice("meshseal.evidence_agreed", f.EvidenceAgreed))
 	}
