@@ -35,6 +35,7 @@ func (s *Server) asker(ctx context.Context, plan *Plan, now time.Time) (asker, *
 	}
 	bundles := s.config.Bundles()
 	who, err := s.svids.connection(peer.Chain, bundles, now, func() (identity.SVID, error) {
+		s.load.stepAside()
 		return s.verify(peer.Chain, bundles, now)
 	})
 	switch {
@@ -101,6 +102,7 @@ func (s *Server) peer(c *check) (*proven, *denial) {
 		forwarded, _ = c.req.Header(forwardedHeader)
 	}
 	who, err := s.svids.handedOver(&c.key, certificate, forwarded, bundles, c.now, func() (identity.SVID, error) {
+		s.load.stepAside()
 		// Copies: an error is remembered, and may quote what it is about.
 		leaf, err := identity.PeerCertificate(strings.Clone(certificate))
 		if err != nil {

@@ -19,6 +19,11 @@ import (
 // maxStack bounds how much of a panic's stack stands in a record, in bytes.
 const maxStack = 4096
 
+// maxHeaders bounds the headers of a request: what is asked of them, by routes for
+// one, takes time that no deadline bounds. Envoy lets 100 through, unless it is
+// told otherwise.
+const maxHeaders = 2000
+
 // check is one question while it is answered. Its strings are parts of wire, so
 // whatever is kept for longer than the check is copied.
 type check struct {
@@ -187,6 +192,8 @@ func (c *check) readable() *denial {
 		return deny(RequestMalformed, "%s", r.Fault())
 	case !r.Attributes:
 		return deny(RequestMalformed, "it has no attributes")
+	case len(r.Headers) > maxHeaders:
+		return deny(RequestMalformed, "%d headers, more than %d", len(r.Headers), maxHeaders)
 	case !r.HTTP:
 		return nil
 	case r.Method == "":
@@ -218,7 +225,7 @@ func (s *Server) policy(ctx context.Context, c *check, who caller, by passage) (
 	c.facts.tell(&c.told)
 	key, known := p.key(c.key[:0], &c.req, &c.told, who.number, by.chain.forwards)
 	if c.key = key; known {
-		if v, ok := c.plan.verdicts.of(key).Get(key); ok {
+		if v, ok := c.plan.verdicts.get(key); ok {
 			return v, nil
 		}
 	}
@@ -227,7 +234,7 @@ func (s *Server) policy(ctx context.Context, c *check, who caller, by passage) (
 		return nil, fault
 	}
 	if known && pure {
-		c.plan.verdicts.of(key).Put(key, v)
+		c.plan.verdicts.put(key, v)
 	}
 	return v, nil
 }

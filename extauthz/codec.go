@@ -22,7 +22,8 @@ const workers = 32
 // ServerOptions are for the gRPC server that a Server is registered with. Its
 // codec hands over the bytes of a check and of its answer as they are, and every
 // other message to the codec beneath. Without them everything works, and costs
-// more: each check is decoded and encoded twice.
+// more: each check is decoded and encoded twice. No stats.Handler may look at the
+// messages: those of a check are used again once they are sent.
 func ServerOptions(beneath encoding.CodecV2) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(codec{beneath}),
@@ -149,10 +150,11 @@ func newCheck() *check {
 // token. A check whose strings went further than this package is left to the
 // collector.
 func (c *check) free() {
-	if c.kept || max(cap(c.wire), cap(c.input), cap(c.out)) > maxKept {
+	if c.kept || max(cap(c.wire), cap(c.key), cap(c.input), cap(c.out)) > maxKept || cap(c.req.Headers) > maxHeaders {
 		return
 	}
 	clear(c.wire)
+	clear(c.key[:cap(c.key)])
 	headers, marks := c.req.Headers[:0], c.marks[:0]
 	clear(headers[:cap(headers)])
 	clear(marks[:cap(marks)])

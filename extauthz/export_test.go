@@ -39,5 +39,5 @@ func (s *Server) Answer(ctx context.Context, wire, dst []byte) []byte {
 // Remembered is how many verdicts the plan in force remembers.
 func (s *Server) Remembered() int {
 	v := s.InForce().verdicts
-	return v.short.Len() + v.long.Len()
+	return v.small.Len() + v.large.Len()
 }

@@ -2,6 +2,7 @@ package extauthz_test
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"strings"
 	"sync"
@@ -46,6 +47,11 @@ func TestHostileRequests(t *testing.T) {
 		{"malformed escape", http(func(h *authv3.AttributeContext_HttpRequest) { h.Path = "/api/%zz" }), extauthz.RequestMalformed},
 		{"empty HTTP request", http(func(h *authv3.AttributeContext_HttpRequest) { proto.Reset(h) }), extauthz.RequestMalformed},
 		{"HTTP asked as TCP", func() *question { q := w.honest(); q.req.Attributes.Request = nil; return q }(), extauthz.ChainKindMismatch},
+		{"more headers than anyone has", http(func(h *authv3.AttributeContext_HttpRequest) {
+			for i := range 3000 {
+				h.Headers[fmt.Sprintf("x-%d", i)] = "1"
+			}
+		}), extauthz.RequestMalformed},
 		{"a megabyte of header", http(func(h *authv3.AttributeContext_HttpRequest) { h.Headers["x"] = strings.Repeat("a", 1<<20) }), extauthz.OK},
 		{"control characters", http(func(h *authv3.AttributeContext_HttpRequest) {
 			h.Path = "/api/a\n{\"decision\":\"allow\"}\x00\x1b[2J\u2028"

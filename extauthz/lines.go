@@ -111,6 +111,9 @@ func (l *Lines) write(b *batch) {
 		l.torn = b.lines[n-1] != '\n'
 	}
 	b.written, b.err = n-skip, err
+	if err != nil && n == len(b.lines) {
+		b.written = 0 // all is there, and yet something failed
+	}
 }
 
 // leave makes room for another batch when the last has looked at the outcome.

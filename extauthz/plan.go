@@ -174,7 +174,9 @@ func (s *Server) Adopt(p *Plan) {
 func (f *force) followedBy(p *Plan, now time.Time) []superseded {
 	all := f.superseded
 	if f.plan.statement.Root != p.statement.Root {
-		all = append([]superseded{{f.plan, now}}, all...)
+		lends := *f.plan
+		lends.verdicts = verdicts{} // nobody asks it for what it remembers
+		all = append([]superseded{{&lends, now}}, all...)
 	}
 	all = slices.DeleteFunc(slices.Clone(all), func(o superseded) bool { return !o.lends(p.mesh.Grace, now) })
 	return all[:min(len(all), maxSuperseded)]

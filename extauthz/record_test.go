@@ -314,6 +314,17 @@ func TestLinesShortWrite(t *testing.T) {
 	}
 }
 
+// unsynced writes everything and fails nevertheless.
+type unsynced struct{}
+
+func (unsynced) Write(p []byte) (int, error) { return len(p), errors.New("fsync: input/output error") }
+
+func TestLinesWrittenWithAnError(t *testing.T) {
+	if err := extauthz.NewLines(unsynced{}).Record(extauthz.Record{}); err == nil || !strings.Contains(err.Error(), "fsync") {
+		t.Errorf("a record whose write failed counts as kept: %v", err)
+	}
+}
+
 func TestLinesFromManyGoroutines(t *testing.T) {
 	var b bytes.Buffer
 	l := extauthz.NewLines(&b)

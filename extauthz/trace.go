@@ -47,7 +47,9 @@ func (s *Server) startSpan(ctx context.Context, c *check) context.Context {
 		c.trace.traceID, c.trace.parentID = traceID, parentID
 		return ctx
 	}
-	parent := w3c.Extract(ctx, propagation.MapCarrier{traceparent: values[0], tracestate: values[1]})
+	// A copy: a span keeps the state, and is exported when this check is long over.
+	carrier := propagation.MapCarrier{traceparent: values[0], tracestate: strings.Clone(values[1])}
+	parent := w3c.Extract(ctx, carrier)
 	ctx, c.trace.span = s.config.Tracer.Start(parent, SpanName, trace.WithSpanKind(trace.SpanKindServer))
 	if sc := c.trace.span.SpanContext(); sc.IsValid() {
 		c.trace.traceID, c.trace.parentID = sc.TraceID().String(), sc.SpanID().String()

@@ -183,3 +183,43 @@ func TestObserve(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// later reads the state of the span before whenever one ends, as an exporter does.
+type later struct {
+	sdktrace.SpanProcessor
+	before sdktrace.ReadOnlySpan
+	states []string
+}
+
+func (l *later) OnEnd(s sdktrace.ReadOnlySpan) {
+	if l.before != nil {
+		l.states = append(l.states, l.before.SpanContext().TraceState().String())
+	}
+	l.before = s
+}
+
+// TestSpanKeepsNothingOfAnotherRequest: what a span shows is that of its own
+// request, also when it is exported while others are in work.
+func TestSpanKeepsNothingOfAnotherRequest(t *testing.T) {
+	spans := &later{SpanProcessor: tracetest.NewSpanRecorder()}
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
+	w := newWorld(t, policy(readsLittle), config(func(c *extauthz.Config) {
+		c.Records, c.Tracer = extauthz.NewLines(nothing{}), provider.Tracer("test")
+	}))
+	state := "vendor=" + strings.Repeat("v", 200)
+	for range 50 {
+		q := w.honest()
+		h := q.req.Attributes.Request.Http.Headers
+		h["traceparent"], h["tracestate"] = outer, state
+		h["authorization"] = "Bearer " + strings.Repeat("secret", 60)
+		w.server.Answer(extauthz.Called(w.asOrders(q.md)), raw(t, q), nil)
+	}
+	for _, got := range spans.states {
+		if got != state {
+			t.Fatalf("the state of a span is %q, wanted %q", got, state)
+		}
+	}
+	if len(spans.states) == 0 {
+		t.Error("no span ended")
+	}
+}

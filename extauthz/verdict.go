@@ -21,28 +21,55 @@ type verdict struct {
 	document json.RawMessage
 	// answer is the policy's own; nil for that of the fault.
 	answer *answer
+	shared bool // by many keys
 }
 
-// How many verdicts a plan remembers, by the length of their keys in bytes, so
-// that those of a caller who makes them long take no more than some 100 MiB.
+// How many verdicts a plan remembers, by what one takes in bytes with its key. So
+// a caller who makes keys long, or a policy with long answers, takes no more than
+// some 140 MiB; what is larger is not remembered.
 const (
-	maxVerdicts     = 1 << 17 // with keys up to shortKey
-	maxLongVerdicts = 1 << 13
-	shortKey        = 512
+	maxSmallVerdicts = 1 << 17
+	smallVerdict     = 768
+	maxLargeVerdicts = 1 << 12
+	largeVerdict     = 8 << 10
 )
 
 // verdicts are those that a plan remembers.
-type verdicts struct{ short, long *memo.Table[*verdict] }
+type verdicts struct{ small, large *memo.Table[*verdict] }
 
 func newVerdicts() verdicts {
-	return verdicts{memo.New[*verdict](maxVerdicts), memo.New[*verdict](maxLongVerdicts)}
+	return verdicts{memo.New[*verdict](maxSmallVerdicts), memo.New[*verdict](maxLargeVerdicts)}
 }
 
-func (v verdicts) of(key []byte) *memo.Table[*verdict] {
-	if len(key) > shortKey {
-		return v.long
+func (vs verdicts) get(key []byte) (*verdict, bool) {
+	if v, ok := vs.small.Get(key); ok {
+		return v, true
 	}
-	return v.short
+	return vs.large.Get(key)
+}
+
+func (vs verdicts) put(key []byte, v *verdict) {
+	switch size := len(key) + v.size(); {
+	case size <= smallVerdict:
+		vs.small.Put(key, v)
+	case size <= largeVerdict:
+		vs.large.Put(key, v)
+	}
+}
+
+// size is what the verdict takes for itself, in bytes.
+func (v *verdict) size() int {
+	if v.shared {
+		return 0
+	}
+	n := len(v.document)
+	if v.answer != nil {
+		n += len(v.answer.bytes)
+	}
+	if v.fault != nil {
+		n += len(v.fault.detail)
+	}
+	return n
 }
 
 // policy is a program of a plan and what is the same for all of its verdicts.
@@ -64,6 +91,9 @@ func newPolicy(p *policies.Program, entry string, number int) *policy {
 	yes, no := policies.Result{Allowed: true, Document: true}, policies.Result{HTTPStatus: 403, Document: false}
 	out.plain.allow = [2]*verdict{out.made(yes, false), out.made(yes, true)}
 	out.plain.deny = out.made(no, false)
+	for _, v := range []*verdict{out.plain.allow[0], out.plain.allow[1], out.plain.deny} {
+		v.shared = true
+	}
 	return out
 }
 

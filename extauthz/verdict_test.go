@@ -152,6 +152,20 @@ func TestRememberedEditsAreEachDecisionsOwn(t *testing.T) {
 	}
 }
 
+// TestWhatIsLargeIsNotRemembered: a page of denial for each path would be memory
+// that callers fill; up to some size there is room for fewer.
+func TestWhatIsLargeIsNotRemembered(t *testing.T) {
+	for size, want := range map[int]int{100: 1, 2000: 1, 10_000: 0} {
+		w := newWorld(t, policy(`allow := {"allowed": false, "body": "`+strings.Repeat("x", size)+`"}`))
+		for range 2 {
+			w.wants(t, w.honest(), extauthz.PolicyDenied)
+		}
+		if n := w.server.Remembered(); n != want {
+			t.Errorf("a body of %d bytes: %d verdicts are remembered, wanted %d", size, n, want)
+		}
+	}
+}
+
 // TestALongKeyIsRememberedToo: among fewer.
 func TestALongKeyIsRememberedToo(t *testing.T) {
 	w := newWorld(t, policy(`default allow := false

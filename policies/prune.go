@@ -3,6 +3,7 @@ package policies
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -207,13 +208,20 @@ func (d *pruned) headers() *ast.Term {
 	if len(d.r.Headers) == 0 {
 		return nil
 	}
-	pairs := make([][2]*ast.Term, 0, len(d.r.Headers))
-	for i, h := range d.r.Headers {
-		if slices.ContainsFunc(d.r.Headers[:i], func(o request.Header) bool { return o.Name == h.Name }) {
-			continue
+	sorted := slices.Clone(d.r.Headers)
+	slices.SortStableFunc(sorted, func(a, b request.Header) int { return strings.Compare(a.Name, b.Name) })
+	pairs := make([][2]*ast.Term, 0, len(sorted))
+	for len(sorted) > 0 {
+		n := 1
+		for n < len(sorted) && sorted[n].Name == sorted[0].Name {
+			n++
 		}
-		value, _ := d.r.Header(h.Name)
-		pairs = append(pairs, [2]*ast.Term{ast.StringTerm(h.Name), ast.StringTerm(value)})
+		values := make([]string, n)
+		for i, h := range sorted[:n] {
+			values[i] = h.Value
+		}
+		pairs = append(pairs, [2]*ast.Term{ast.StringTerm(sorted[0].Name), ast.StringTerm(strings.Join(values, ","))})
+		sorted = sorted[n:]
 	}
 	return ast.ObjectTerm(pairs...)
 }
