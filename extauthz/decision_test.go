@@ -2,6 +2,7 @@ package extauthz
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,5 +102,25 @@ func TestSVIDCacheIsBounded(t *testing.T) {
 		if got := refused(c.at, last, c.bundles); got != c.asked {
 			t.Errorf("%s: looked at again: %v", c.name, got)
 		}
+	}
+}
+
+// TestALongCertificateIsLookedAtOnce: a caller who pads what Envoy hands over does
+// not make each of its requests dear, and texts that differ at their ends are two.
+func TestALongCertificateIsLookedAtOnce(t *testing.T) {
+	c, bundles, now, room := &svidCache{}, &identity.TrustBundles{}, time.Now(), new([]byte)
+	long, asked := strings.Repeat("x", maxKey), 0
+	for range 3 {
+		for _, texts := range [][2]string{{long + "a", ""}, {long + "b", ""}, {long, "b"}} {
+			if _, err := c.handedOver(room, texts[0], texts[1], bundles, now, func() (identity.SVID, error) {
+				asked++
+				return identity.SVID{}, identity.ErrChain
+			}); err == nil {
+				t.Fatal("a certificate that was refused is proven")
+			}
+		}
+	}
+	if asked != 3 {
+		t.Errorf("3 texts were looked at %d times", asked)
 	}
 }

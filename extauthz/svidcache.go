@@ -1,6 +1,7 @@
 package extauthz
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
@@ -100,26 +101,26 @@ func (c *svidCache) with(bundles *identity.TrustBundles) *svids {
 const (
 	keyHandedOver = 'h' // source.certificate of a CheckRequest
 	keyConnection = 'c' // the certificate of a TLS connection
+	keyLong       = 'l' // the SHA-256 of what was handed over, where that is long
 )
 
-// maxKey bounds the text of a certificate that is remembered, in bytes.
+// maxKey is the longest text that is its own key, in bytes. A longer one is
+// remembered too, by its hash: a caller must not choose what costs most.
 const maxKey = 8 << 10
 
 // handedOver is verify for the text of a certificate in a CheckRequest, and for
 // the further ones that came with it, empty where they are not looked at. It
 // writes into room.
 func (c *svidCache) handedOver(room *[]byte, certificate, forwarded string, bundles *identity.TrustBundles, now time.Time, fresh func() (identity.SVID, error)) (*proven, error) {
-	if len(certificate)+len(forwarded) > maxKey {
-		svid, err := fresh()
-		if err != nil {
-			return nil, err
-		}
-		return newProven(svid), nil
-	}
 	key := append((*room)[:0], keyHandedOver)
 	key = binary.AppendUvarint(key, uint64(len(certificate)))
 	key = append(append(key, certificate...), forwarded...)
 	*room = key
+	if len(key) > maxKey {
+		hash := sha256.Sum256(key)
+		key = append(key[:0], keyLong)
+		key = append(key, hash[:]...)
+	}
 	return c.with(bundles).verify(key, nil, now, fresh)
 }
 
