@@ -135,17 +135,9 @@ func (t *trustFlags) read(name string) (*snapshot.Draft, error) {
 	if !t.verified() {
 		return readDraft(name)
 	}
-	trust, err := readTrust(t.keys, t.threshold)
+	s, err := readVerified(name, t.keys, t.threshold)
 	if err != nil {
 		return nil, err
-	}
-	data, err := snapshot.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	s, err := snapshot.Open(data, trust, time.Now())
-	if err != nil {
-		return nil, finding(fmt.Errorf("%s: %s: %w", name, snapshot.Code(err), err))
 	}
 	return s.Draft(), nil
 }

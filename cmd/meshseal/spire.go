@@ -87,6 +87,11 @@ func readContents(name string, keys []string, threshold int) (snapshot.Contents,
 	if len(keys) == 0 {
 		return readDraft(name)
 	}
+	return readVerified(name, keys, threshold)
+}
+
+// readVerified reads a snapshot file and verifies it by keys.
+func readVerified(name string, keys []string, threshold int) (*snapshot.Snapshot, error) {
 	trust, err := readTrust(keys, threshold)
 	if err != nil {
 		return nil, err
