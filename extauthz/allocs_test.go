@@ -20,8 +20,8 @@ func TestKnownDecisionAllocatesNothing(t *testing.T) {
 		q    *question
 		want codes.Code
 	}{{w.honest(), codes.OK}, {posts(w.honest()), codes.PermissionDenied}} {
-		ctx, wire, room := extauthz.Called(w.asOrders(c.q.md)), raw(t, c.q), make([]byte, 0, 4096)
-		ask := func() { room = w.server.Answer(ctx, wire, room[:0]) }
+		call, wire, room := extauthz.Called(w.asOrders(c.q.md)), raw(t, c.q), make([]byte, 0, 4096)
+		ask := func() { room = w.server.Answer(call, wire, room[:0]) }
 		ask()
 		if code(t, room) != c.want || w.server.Remembered() != i+1 {
 			t.Fatalf("answered %v, %d verdicts are remembered", code(t, room), w.server.Remembered())

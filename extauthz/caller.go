@@ -21,7 +21,8 @@ type asker struct {
 
 // asker is the proxy step. The SVID of a connection is verified again at every
 // request, as a connection may outlive it.
-func (s *Server) asker(ctx context.Context, plan *Plan, now time.Time) (asker, *denial) {
+func (s *Server) asker(ctx context.Context, c *check) (asker, *denial) {
+	plan, now := c.plan, c.now
 	peer, err := grpcpeer.FromContext(ctx)
 	if err != nil {
 		return asker{}, deny(ProxyUnauthenticated, "%v", err)
@@ -35,7 +36,7 @@ func (s *Server) asker(ctx context.Context, plan *Plan, now time.Time) (asker, *
 	}
 	bundles := s.config.Bundles()
 	who, err := s.svids.connection(peer.Chain, bundles, now, func() (identity.SVID, error) {
-		s.load.stepAside()
+		c.stepAside()
 		return s.verify(peer.Chain, bundles, now)
 	})
 	switch {
@@ -102,7 +103,7 @@ func (s *Server) peer(c *check) (*proven, *denial) {
 		forwarded, _ = c.req.Header(forwardedHeader)
 	}
 	who, err := s.svids.handedOver(&c.key, certificate, forwarded, bundles, c.now, func() (identity.SVID, error) {
-		s.load.stepAside()
+		c.stepAside()
 		// Copies: an error is remembered, and may quote what it is about.
 		leaf, err := identity.PeerCertificate(strings.Clone(certificate))
 		if err != nil {

@@ -7,10 +7,9 @@ import (
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
 
 	"meshseal/identity"
+	"meshseal/internal/unary"
 	"meshseal/policies"
 	"meshseal/request"
 	"meshseal/routes"
@@ -28,16 +27,16 @@ const maxHeaders = 2000
 // whatever is kept for longer than the check is copied.
 type check struct {
 	id   decisionID
-	wire []byte // what came
+	call *unary.Call // nil where a gRPC server has it
+	wire []byte      // what came
 	req  request.Request
 	// unreadable is why wire is no request.
 	unreadable error
-	// foreign is what came, where a codec that does not know checks decoded it.
+	// foreign is what came, where it is no bytes.
 	foreign *authv3.CheckRequest
 
 	now   time.Time
 	trace traced
-	md    metadata.MD // of the call; read only
 	in    carried
 	facts Facts
 	plan  *Plan
@@ -61,20 +60,6 @@ type check struct {
 	out                    []byte // the answer, encoded
 }
 
-// Check answers one question of Envoy. It never returns an error or a nil
-// response: Envoy takes some of those for a yes. Where Config.MaxChecks are in
-// work already it denies at once.
-func (s *Server) Check(ctx context.Context, req *authv3.CheckRequest) (*authv3.CheckResponse, error) {
-	c := newCheck()
-	defer c.free()
-	var err error
-	if c.wire, err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(c.wire[:0], req); err != nil {
-		c.wire, c.unreadable = nil, err
-	}
-	s.check(ctx, c)
-	return decodeAnswer(c.out), nil
-}
-
 // check answers a question in c.out, if there is room for one more.
 func (s *Server) check(ctx context.Context, c *check) {
 	if !s.load.enter() {
@@ -94,7 +79,6 @@ func (s *Server) answer(ctx context.Context, c *check) {
 		}
 	}()
 	c.now = s.config.Now()
-	c.md = metadataOf(ctx)
 	c.read()
 	ctx = s.startSpan(ctx, c)
 
@@ -134,7 +118,7 @@ func (c *check) refuse(d *denial) Decision { return refuse(c.id, c.facts, d, nil
 // decide takes the steps in order; the first that fails denies. The plan in
 // force is read once, so that one request is judged by one snapshot.
 func (s *Server) decide(ctx context.Context, c *check) Decision {
-	fault := c.in.read(c.md)
+	fault := c.in.readable()
 	if fault == nil {
 		fault = c.readable()
 	}
@@ -148,7 +132,7 @@ func (s *Server) decide(ctx context.Context, c *check) Decision {
 	}
 	c.plan = force.plan
 
-	c.asker, fault = s.asker(ctx, c.plan, c.now)
+	c.asker, fault = s.asker(ctx, c)
 	if c.asker.proxy != nil {
 		c.facts.Proxy = c.asker.proxy.proxy.Name
 	}
@@ -243,7 +227,7 @@ func (s *Server) policy(ctx context.Context, c *check, who caller, by passage) (
 // request had a part in it, such as the time that was left.
 func (s *Server) evaluate(ctx context.Context, c *check, p *policy, forwards bool) (v *verdict, fault *denial, pure bool) {
 	c.kept = true
-	s.load.stepAside()
+	c.stepAside()
 	input, err := p.InputOf(&c.req, &c.told)
 	if err != nil {
 		return nil, deny(RequestMalformed, "%v", err), false

@@ -40,7 +40,7 @@ func (x *Explainer) run(ctx context.Context, q *Question, by *carriage) *ran {
 	c.read()
 	r := &ran{check: c, q: q, by: by}
 	ctx = by.metadata(ctx)
-	c.md = metadataOf(ctx)
+	c.in.called(ctx)
 	r.decision = c.guarded(func() Decision { return x.server.decide(ctx, c) })
 	r.doubtful(x)
 	return r

@@ -7,10 +7,22 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// Called is the context of a check as a gRPC server with ServerOptions makes it.
-func Called(ctx context.Context) context.Context {
+// Call is the context of a check and what its call carries.
+type Call struct {
+	context.Context
+	fields [][2]string
+}
+
+// Called makes a Call of what a gRPC server would call with.
+func Called(ctx context.Context) *Call {
+	c := &Call{Context: ctx}
 	md, _ := metadata.FromIncomingContext(ctx)
-	return &called{ctx, md}
+	for name, values := range md {
+		for _, value := range values {
+			c.fields = append(c.fields, [2]string{name, value})
+		}
+	}
+	return c
 }
 
 // AllocsOfAPlace is how many allocations it costs to take a place and to give
@@ -25,12 +37,15 @@ func AllocsOfAPlace() float64 {
 	})
 }
 
-// Answer is what a gRPC server with ServerOptions does with the bytes of a check:
-// those of the answer are appended to dst.
-func (s *Server) Answer(ctx context.Context, wire, dst []byte) []byte {
+// Answer is what handle does with the bytes of a check: those of the answer are
+// appended to dst.
+func (s *Server) Answer(call *Call, wire, dst []byte) []byte {
 	c := newCheck()
 	c.wire = append(c.wire[:0], wire...)
-	s.check(ctx, c)
+	for _, f := range call.fields {
+		c.in.take(f[0], f[1])
+	}
+	s.check(call.Context, c)
 	dst = append(dst, c.out...)
 	c.free()
 	return dst

@@ -8,9 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc"
-
 	"meshseal/internal/grpcpeer"
 )
 
@@ -39,11 +36,11 @@ type load struct {
 // enter takes a place, or reports that there is none; it never waits for one. Who
 // took one gives it back with leave.
 //
-// The goroutine of a check runs to its end once it has a CPU. So the queue before
-// a busy server would be one of goroutines that wait for their first moment,
-// which nobody counts. Each therefore steps aside once after it was counted and
-// before it does what is costly, see stepAside: those behind it are counted too,
-// and what is too much is denied before any of the admitted work is done.
+// A check runs to its end once it has a CPU. So the queue before a busy server
+// would be one of calls that wait for their first moment, which nobody counts.
+// Each therefore steps aside after it was counted and before it does what is
+// costly, see stepAside: those behind it are counted too, and what is too much is
+// denied before any of the admitted work is done.
 func (l *load) enter() bool {
 	if l.inWork.Add(1) > l.limit {
 		l.inWork.Add(-1)
@@ -52,45 +49,18 @@ func (l *load) enter() bool {
 	return true
 }
 
-// stepAside lets those be counted that came meanwhile.
-func (l *load) stepAside() { runtime.Gosched() }
+// stepAside lets those be counted, and answered, that came meanwhile.
+func (c *check) stepAside() {
+	if c.call != nil {
+		c.call.StepAside()
+	}
+	runtime.Gosched()
+}
 
 func (l *load) leave() { l.inWork.Add(-1) }
 
 // full reports whether one more would find no place at this moment.
 func (l *load) full() bool { return l.inWork.Load() >= l.limit }
-
-// Register serves the checks of s on a gRPC server. Above the limit a check is
-// denied before its message is even looked at; what is generated for the service
-// would decode it first. The gRPC server is to have ServerOptions.
-func (s *Server) Register(g grpc.ServiceRegistrar) { g.RegisterService(&service, s) }
-
-var service = func() grpc.ServiceDesc {
-	d := authv3.Authorization_ServiceDesc
-	d.Methods = []grpc.MethodDesc{{MethodName: decoded.MethodName, Handler: handle}}
-	return d
-}()
-
-// decoded is the one method of the service, as it is generated.
-var decoded = authv3.Authorization_ServiceDesc.Methods[0]
-
-// handle takes no place yet: a message may never come.
-func handle(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-	s := srv.(*Server)
-	if interceptor != nil {
-		return decoded.Handler(srv, ctx, decode, interceptor)
-	}
-	c := newCheck()
-	if s.load.full() {
-		c.out = append(c.out[:0], s.shed(ctx)...)
-		return (*reply)(c), nil
-	}
-	if err := decode((*question)(c)); err != nil {
-		return nil, err
-	}
-	s.check(ctx, c)
-	return (*reply)(c), nil
-}
 
 // InWork is how many checks are in work.
 func (s *Server) InWork() int { return int(s.load.inWork.Load()) }

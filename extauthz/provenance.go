@@ -2,9 +2,8 @@ package extauthz
 
 import (
 	"fmt"
+	"math"
 	"slices"
-
-	"google.golang.org/grpc/metadata"
 
 	"meshseal/request"
 	"meshseal/routes"
@@ -21,34 +20,64 @@ func deny(r Reason, format string, args ...any) *denial {
 	return &denial{reason: r, detail: fmt.Sprintf(format, args...)}
 }
 
-// carried is what the ext_authz filter says carried the request. An empty
-// value arrives as a missing key.
+// carried is what the ext_authz filter says carried the request, in the metadata
+// of the call. An empty value arrives as a missing key.
 type carried struct {
 	listenerMark, routeMark, clusterMark string
 	route, cluster, chain, local         string
+	traceparent, tracestate              string
+
+	times [len(carriers)]uint8 // that each key arrived
 }
 
-// read takes the provenance from the metadata of the gRPC call. A key
-// that arrives twice is refused, as nobody could say which one was meant.
-func (c *carried) read(md metadata.MD) *denial {
-	for _, f := range [...]struct {
-		key string
-		to  *string
-	}{
-		{snapshot.HeaderListenerMark, &c.listenerMark},
-		{snapshot.HeaderRouteMark, &c.routeMark},
-		{snapshot.HeaderClusterMark, &c.clusterMark},
-		{snapshot.HeaderRoute, &c.route},
-		{snapshot.HeaderCluster, &c.cluster},
-		{snapshot.HeaderChain, &c.chain},
-		{snapshot.HeaderLocalAddress, &c.local},
-	} {
-		values := md[f.key]
-		if len(values) > 1 {
-			return deny(RequestMalformed, "the metadata key %q arrived %d times", f.key, len(values))
-		}
-		if len(values) == 1 {
-			*f.to = values[0]
+// carriers are the keys, in the order of carried.
+var carriers = [...]string{
+	snapshot.HeaderListenerMark, snapshot.HeaderRouteMark, snapshot.HeaderClusterMark,
+	snapshot.HeaderRoute, snapshot.HeaderCluster, snapshot.HeaderChain, snapshot.HeaderLocalAddress,
+	traceparent, tracestate,
+}
+
+// take notes a pair of the metadata.
+func (c *carried) take(key, value string) {
+	var i int
+	var to *string
+	switch key {
+	case snapshot.HeaderListenerMark:
+		i, to = 0, &c.listenerMark
+	case snapshot.HeaderRouteMark:
+		i, to = 1, &c.routeMark
+	case snapshot.HeaderClusterMark:
+		i, to = 2, &c.clusterMark
+	case snapshot.HeaderRoute:
+		i, to = 3, &c.route
+	case snapshot.HeaderCluster:
+		i, to = 4, &c.cluster
+	case snapshot.HeaderChain:
+		i, to = 5, &c.chain
+	case snapshot.HeaderLocalAddress:
+		i, to = 6, &c.local
+	case traceparent:
+		i, to = firstTrace, &c.traceparent
+	case tracestate:
+		i, to = firstTrace+1, &c.tracestate
+	default:
+		return
+	}
+	*to = value
+	if c.times[i] = min(c.times[i], math.MaxUint8-1) + 1; c.times[i] > 1 && i >= firstTrace {
+		*to = "" // as if it were absent
+	}
+}
+
+// firstTrace is the first of the carriers that are about the trace.
+const firstTrace = 7
+
+// readable refuses a key of the provenance that arrived twice, as nobody could say
+// which one was meant.
+func (c *carried) readable() *denial {
+	for i, n := range c.times[:firstTrace] {
+		if n > 1 {
+			return deny(RequestMalformed, "the metadata key %q arrived %d times", carriers[i], n)
 		}
 	}
 	return nil

@@ -2,15 +2,12 @@ package extauthz
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	otelcodes "go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
-	"google.golang.org/grpc/metadata"
 )
 
 // SpanName is the name of the span of a check.
@@ -32,11 +29,7 @@ type traced struct {
 // one that the request came with. Without a tracer the record has the trace of
 // that parent.
 func (s *Server) startSpan(ctx context.Context, c *check) context.Context {
-	var values [2]string // traceparent, tracestate
-	if v := c.md[traceparent]; len(v) == 1 {
-		values[0] = v[0]
-		values[1] = mdCarrier(c.md).Get(tracestate)
-	}
+	values := [2]string{c.in.traceparent, c.in.tracestate}
 	traceID, parentID, ok := parseTraceparent(values[0])
 	if !ok {
 		values[0], _ = c.req.Header(traceparent)
@@ -132,21 +125,3 @@ func (t traced) end(d Decision) {
 		span.SetStatus(otelcodes.Error, string(d.Reason()))
 	}
 }
-
-// mdCarrier reads the metadata of the gRPC call; a key that arrives twice counts
-// as absent.
-type mdCarrier metadata.MD
-
-// Get returns the one value of a key.
-func (c mdCarrier) Get(key string) string {
-	if v := c[key]; len(v) == 1 {
-		return v[0]
-	}
-	return ""
-}
-
-// Set is part of the carrier's interface; metadata that arrived stays as it is.
-func (c mdCarrier) Set(string, string) {}
-
-// Keys lists the keys.
-func (c mdCarrier) Keys() []string { return slices.Collect(maps.Keys(c)) }

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/metadata"
 
 	"meshseal/extauthz"
@@ -180,22 +179,32 @@ func (w *world) partnerCertificate() string {
 }
 
 // serve runs a gRPC server on a Unix socket and returns the socket's path.
+// serve opens a Unix socket as meshseal does: what begins with a check is answered
+// by the server itself, all else by a gRPC server beside it.
 func (w *world) serve(name string, creds credentials.TransportCredentials) string {
-	w.t.Helper()
-	return w.serveWith(name, append(extauthz.ServerOptions(encoding.GetCodecV2("proto")), grpc.Creds(creds))...)
+	return w.serveOn(name, func(l net.Listener) (net.Listener, []grpc.ServerOption) {
+		checks := w.server.Listen(l, creds)
+		return checks, checks.ServerOptions()
+	})
 }
 
+// serveWith opens one with nothing but a gRPC server.
 func (w *world) serveWith(name string, opts ...grpc.ServerOption) string {
+	return w.serveOn(name, func(l net.Listener) (net.Listener, []grpc.ServerOption) { return l, opts })
+}
+
+func (w *world) serveOn(name string, on func(net.Listener) (net.Listener, []grpc.ServerOption)) string {
 	w.t.Helper()
 	path := filepath.Join(w.dir, name)
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	open, opts := on(l)
 	srv := grpc.NewServer(opts...)
 	w.server.Register(srv)
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() { done <- srv.Serve(open) }()
 	w.t.Cleanup(func() {
 		srv.Stop()
 		if err := <-done; err != nil && !errors.Is(err, grpc.ErrServerStopped) {

@@ -21,7 +21,6 @@ import (
 	"meshseal/identity"
 	"meshseal/internal/grpcpeer"
 	"meshseal/snapshot"
-	"meshseal/xds"
 )
 
 // The servers that this program is itself.
@@ -62,8 +61,7 @@ func serveKind(kind, dir, socket, records string) (stop func(), err error) {
 	register := func(g grpc.ServiceRegistrar) { authv3.RegisterAuthorizationServer(g, floor{}) }
 	var options []grpc.ServerOption
 	end := func() {}
-	// Those of `meshseal serve`, beside which gRPC alone is to be seen.
-	same := append(xds.ServerOptions(), grpc.ReadBufferSize(32<<10), grpc.MaxConcurrentStreams(2000), grpc.Creds(grpcpeer.SocketCredentials("orders")))
+	on := func(l net.Listener) (net.Listener, []grpc.ServerOption) { return l, options }
 	switch kind {
 	case kindFloor:
 	case kindGRPC:
@@ -71,7 +69,10 @@ func serveKind(kind, dir, socket, records string) (stop func(), err error) {
 		if err != nil {
 			return nil, err
 		}
-		register, options = bare.register, append(same, grpc.ForceServerCodecV2(bareCodec{}), grpc.NumStreamWorkers(32))
+		register, options = bare.register, []grpc.ServerOption{
+			grpc.ForceServerCodecV2(bareCodec{}), grpc.NumStreamWorkers(32), grpc.ReadBufferSize(32 << 10),
+			grpc.StaticStreamWindowSize(extauthz.StreamWindow), grpc.StaticConnWindowSize(extauthz.ConnWindow),
+		}
 	case kindMeshseal:
 		file, err := os.OpenFile(records, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
@@ -82,7 +83,11 @@ func serveKind(kind, dir, socket, records string) (stop func(), err error) {
 		if err != nil {
 			return nil, errors.Join(err, file.Close())
 		}
-		register, options = authz.Register, append(same, extauthz.ServerOptions(xds.Codec())...)
+		register = authz.Register
+		on = func(l net.Listener) (net.Listener, []grpc.ServerOption) {
+			checks := authz.Listen(l, grpcpeer.SocketCredentials("orders"))
+			return checks, checks.ServerOptions()
+		}
 	default:
 		return nil, fmt.Errorf("there is no server %q", kind)
 	}
@@ -90,10 +95,11 @@ func serveKind(kind, dir, socket, records string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	open, options := on(l)
 	g := grpc.NewServer(options...)
 	register(g)
 	done := make(chan error, 1)
-	go func() { done <- g.Serve(l) }()
+	go func() { done <- g.Serve(open) }()
 	return func() { g.Stop(); <-done; end() }, nil
 }
 

@@ -40,7 +40,7 @@ func (l *grpcListener) serve() error {
 func listen(configs []listenerConfig, self *self, control *xds.Server, authz *extauthz.Server) ([]*grpcListener, error) {
 	var open []*grpcListener
 	for _, c := range configs {
-		l, err := openListener(c, self)
+		l, err := openListener(c, self, authz)
 		if err != nil {
 			closeAll(open)
 			return nil, err
@@ -53,7 +53,7 @@ func listen(configs []listenerConfig, self *self, control *xds.Server, authz *ex
 	return open, nil
 }
 
-func openListener(c listenerConfig, self *self) (*grpcListener, error) {
+func openListener(c listenerConfig, self *self, authz *extauthz.Server) (*grpcListener, error) {
 	l := &grpcListener{name: c.Address, health: health.NewServer()}
 	var creds credentials.TransportCredentials
 	var err error
@@ -71,39 +71,13 @@ func openListener(c listenerConfig, self *self) (*grpcListener, error) {
 	} else {
 		creds = grpcpeer.EndWithCertificate(credentials.NewTLS(identity.ServerTLS(self.certificate, self.bundles, time.Now)), time.Now)
 	}
-	options := append(xds.ServerOptions(), extauthz.ServerOptions(xds.Codec())...)
-	// Windows that are fixed: measuring how large they should be costs a ping and
-	// its answer for nearly every message.
-	options = append(options, grpc.StaticStreamWindowSize(streamWindow), grpc.StaticConnWindowSize(connectionWindow))
-	if c.Proxy != "" {
-		// One proxy connects here, and what it asks at one moment is read at once.
-		options = append(options, grpc.ReadBufferSize(32<<10))
-	}
-	l.server = grpc.NewServer(append(options,
-		grpc.Creds(creds),
-		grpc.MaxRecvMsgSize(maxRequest),
-		grpc.MaxConcurrentStreams(maxStreams),
+	checks := authz.Listen(l.net, creds)
+	l.net, l.server = checks, grpc.NewServer(append(append(xds.ServerOptions(), checks.ServerOptions()...),
+		grpc.MaxRecvMsgSize(extauthz.MaxMessage), // also of a subscription to thousands of names
 		grpc.ConnectionTimeout(10*time.Second),
 	)...)
 	return l, nil
 }
-
-// How much may be on its way to this server, for one call and for all calls of a
-// connection, in bytes.
-const (
-	streamWindow     = 256 << 10
-	connectionWindow = 4 << 20
-)
-
-// maxStreams bounds the calls at a time on one connection, and with them what
-// waits for a busy server before a check begins: about 20 KiB each. An Envoy that
-// has more opens another connection.
-const maxStreams = 2000
-
-// maxRequest bounds a message from an Envoy, bytes: a CheckRequest with the
-// largest headers and body that Envoy forwards, or a subscription to thousands
-// of names.
-const maxRequest = 4 << 20
 
 // listenSocket opens a Unix socket that only one user may connect to, in place
 // of one that a dead process left. The user is the owner, or this process's if
