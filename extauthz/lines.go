@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 	"sync"
 )
@@ -23,8 +22,8 @@ type Lines struct {
 // NewLines writes to w, which nobody else may write to meanwhile.
 func NewLines(w io.Writer) *Lines { return &Lines{w: w} }
 
-// batch is the lines of checks that end at the same moment: they are written with
-// one call. Who adds the first line writes them; the others wait for it.
+// batch is the lines of checks that end while others are written: they are written
+// with one call. Who adds the first line writes them; the others wait for it.
 type batch struct {
 	lines   []byte
 	members int          // who have to look at the outcome yet; guarded by Lines.mu
@@ -53,8 +52,6 @@ func (l *Lines) Record(r Record) error {
 		lines.Put(room)
 	}
 	if first {
-		// Those that are ready to add theirs are let do so.
-		runtime.Gosched()
 		l.write(b)
 	}
 	b.outcome.RLock()
