@@ -213,6 +213,10 @@ func (s *Server) policy(ctx context.Context, c *check, who caller, by passage) (
 			return v, nil
 		}
 	}
+	if err := policies.CheckTarget(c.req.Path); err != nil {
+		// Said here too, for less than evaluate needs to find it.
+		return nil, deny(RequestMalformed, "%v", err)
+	}
 	v, fault, pure := s.evaluate(ctx, c, p, by.chain.forwards)
 	if fault != nil {
 		return nil, fault

@@ -8,10 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/protobuf/encoding/protojson"
-
 	"meshseal/policies"
 	"meshseal/request"
 )
@@ -60,8 +57,7 @@ var always = secrets(nil)
 
 // shown is the request as a record shows it: the document that the policy sees,
 // and a list of JSON pointers to what was left out of it, namely certificates,
-// bodies, and the headers that are secret. A request that makes no such document
-// is shown as it came.
+// bodies, and the headers that are secret.
 func (s *Server) shown(c *check) (input, erased json.RawMessage, err error) {
 	if !c.req.Attributes {
 		return nil, nil, nil
@@ -116,18 +112,11 @@ func redact(m *authv3.CheckRequest, told policies.Facts, secret func(name, value
 	e.peer("source", m.GetAttributes().GetSource())
 	e.peer("destination", m.GetAttributes().GetDestination())
 	e.http(m.GetAttributes().GetRequest().GetHttp())
-	if document, err := policies.Input(m, told); err == nil {
-		input, err = json.Marshal(document)
-		return input, e.pointers, err
-	}
-	if input, err = protojson.Marshal(m); err != nil {
-		// Typed metadata may be of a type that is not linked here, and numbers in
-		// the other may be none that JSON has.
-		e.metadata("metadataContext", m.GetAttributes().GetMetadataContext())
-		e.metadata("routeMetadataContext", m.GetAttributes().GetRouteMetadataContext())
-		input, err = protojson.Marshal(m)
-	}
+	document, err := policies.Input(m, told)
 	if err != nil {
+		document = policies.Unparsed(m, told)
+	}
+	if input, err = json.Marshal(document); err != nil {
 		return nil, nil, fmt.Errorf("the request as JSON: %w", err)
 	}
 	return input, e.pointers, nil
@@ -173,17 +162,6 @@ func (e *eraser) http(h *authv3.AttributeContext_HttpRequest) {
 			delete(h.Headers, name)
 			e.erased(at+"headers", name)
 		}
-	}
-}
-
-func (e *eraser) metadata(name string, m *corev3.Metadata) {
-	for _, key := range slices.Sorted(maps.Keys(m.GetFilterMetadata())) {
-		delete(m.FilterMetadata, key)
-		e.erased(name+"/filterMetadata", key)
-	}
-	for _, key := range slices.Sorted(maps.Keys(m.GetTypedFilterMetadata())) {
-		delete(m.TypedFilterMetadata, key)
-		e.erased(name+"/typedFilterMetadata", key)
 	}
 }
 

@@ -101,7 +101,6 @@ func (p *Program) Input(req *authv3.CheckRequest, facts Facts) (map[string]any, 
 	if req.GetAttributes() == nil {
 		return nil, fmt.Errorf("%w: it has no attributes", ErrInput)
 	}
-	input := messageDocument(req.ProtoReflect())
 	http := req.GetAttributes().GetRequest().GetHttp()
 	path, query, err := parsePath(http.GetPath())
 	if err != nil {
@@ -111,16 +110,32 @@ func (p *Program) Input(req *authv3.CheckRequest, facts Facts) (map[string]any, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInput, err)
 	}
-	input["version"] = versionDocument
+	input := Unparsed(req, facts)
 	input["parsed_path"] = path
 	input["parsed_query"] = query
 	input["parsed_body"] = body
 	input["truncated_body"] = truncated
+	return input, nil
+}
+
+// Unparsed is the document of a request that Input refuses: without parsed_path,
+// parsed_query, parsed_body and truncated_body. No policy is asked about it.
+func Unparsed(req *authv3.CheckRequest, facts Facts) map[string]any {
+	input := messageDocument(req.ProtoReflect())
+	input["version"] = versionDocument
 	if principal := req.GetAttributes().GetSource().GetPrincipal(); principal != "" {
 		input["source_principal"] = principal
 	}
 	input["meshseal"] = facts.document()
-	return input, nil
+	return input
+}
+
+// CheckTarget is the error that Input has for a path and query that are malformed.
+func CheckTarget(target string) error {
+	if _, _, err := parsePath(target); err != nil {
+		return fmt.Errorf("%w: %w", ErrInput, err)
+	}
+	return nil
 }
 
 // parsePath takes the path of a request apart: the segments, decoded before

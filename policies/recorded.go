@@ -10,15 +10,13 @@ import (
 	"strconv"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // Recorded is the request of which a record has the input: Input of it, with the
 // same facts, gives that document again, but for what was left out of the
-// record. A record of a request that makes no document has the request as
-// protobuf JSON instead, which is read too.
+// record; so does Unparsed where Input refuses it.
 func Recorded(input []byte) (*authv3.CheckRequest, error) {
 	var document map[string]any
 	d := json.NewDecoder(bytes.NewReader(input))
@@ -27,12 +25,6 @@ func Recorded(input []byte) (*authv3.CheckRequest, error) {
 		return nil, fmt.Errorf("input: %w", err)
 	}
 	m := new(authv3.CheckRequest)
-	if _, ok := document["version"]; !ok {
-		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(input, m); err != nil {
-			return nil, fmt.Errorf("input: %w", err)
-		}
-		return m, nil
-	}
 	attributes, ok := document["attributes"].(map[string]any)
 	if !ok {
 		return nil, errors.New("input: it has no attributes")

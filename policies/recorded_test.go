@@ -2,12 +2,12 @@ package policies
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -58,11 +58,13 @@ func TestRecordedInputIsTheRequestAgain(t *testing.T) {
 	}
 }
 
-func TestRecordedReadsWhatMadeNoDocument(t *testing.T) {
+func TestRecordedReadsWhatIsRefused(t *testing.T) {
 	want := recordedRequest(t)
 	want.Attributes.Request.Http.Path = "/%zz"
-	want.Attributes.RouteMetadataContext = nil
-	data, err := protojson.Marshal(want)
+	if _, err := Input(want, Facts{}); !errors.Is(err, ErrInput) {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(Unparsed(want, Facts{Workload: "web"}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,16 +20,17 @@ type DocumentOptions struct {
 // AppendDocument appends the input of a record to dst, as JSON: the document that
 // a policy would get of the request without its certificates, its body and the
 // headers that are secret. What is left out is appended to erased, as a list of
-// JSON pointers (RFC 6901). It is false, and nothing appended, for a request that
-// has to be decoded: one whose bytes Read did not read by itself, one whose path
-// or query is malformed, and one with more parts than are looked for here.
+// JSON pointers (RFC 6901). Where the path or the query is malformed it is the
+// document without what is made of them: policies.Unparsed. It is false, and
+// nothing appended, for a request that has to be decoded: one whose bytes Read did
+// not read by itself, and one with more parts than are looked for here.
 func (r *Request) AppendDocument(dst, erased []byte, o DocumentOptions) (document, pointers []byte, ok bool) {
 	if !r.scanned || !r.Attributes {
 		return dst, erased, false
 	}
 	d := documenter{r: r, b: append(dst, `{"attributes":`...), erased: append(erased, '['), secret: o.Secret}
 	attributes, ok := only(r.wire)
-	if !ok || !d.message(attributesMessage, attributes, "", 0) || !d.parsed() {
+	if !ok || !d.message(attributesMessage, attributes, "", 0) || !d.target() {
 		return dst, erased, false
 	}
 	if r.Source.Principal != "" {

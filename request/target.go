@@ -10,15 +10,25 @@ import (
 // maxParameters bounds how many parameters of a query are read here.
 const maxParameters = 1000
 
-// parsed writes what is made of the path and the query, and of the body that is
-// not there. It is false where policies/input.go finds them malformed.
-func (d *documenter) parsed() bool {
+// target writes what is made of the path and the query, and of the body that is
+// not there; nothing of it where policies/input.go finds them malformed. It is
+// false where there are too many parameters.
+func (d *documenter) target() bool {
 	raw, query, _ := strings.Cut(d.r.Path, "?")
-	path, err := url.PathUnescape(raw)
-	if err != nil || !utf8.ValidString(path) || strings.Count(query, "&") >= maxParameters {
+	if strings.Count(query, "&") >= maxParameters {
 		return false
 	}
-	d.b = append(d.b, `,"version":{"ext_authz":"v3","encoding":"protojson"},"parsed_path":[`...)
+	d.b = append(d.b, `,"version":{"ext_authz":"v3","encoding":"protojson"}`...)
+	if d.body {
+		d.erased = append(d.erased, `,"/input/parsed_body"`...)
+	}
+	var room [16]Header
+	path, err := url.PathUnescape(raw)
+	list, ok := parameters(room[:0], query)
+	if err != nil || !utf8.ValidString(path) || !ok {
+		return true
+	}
+	d.b = append(d.b, `,"parsed_path":[`...)
 	path = strings.TrimLeft(path, "/")
 	for more := true; more; {
 		var segment string
@@ -29,16 +39,8 @@ func (d *documenter) parsed() bool {
 		}
 	}
 	d.b = append(d.b, `],"parsed_query":`...)
-	var room [16]Header
-	list, ok := parameters(room[:0], query)
-	if !ok {
-		return false
-	}
 	d.parameters(list)
 	d.b = append(d.b, `,"parsed_body":null,"truncated_body":false`...)
-	if d.body {
-		d.erased = append(d.erased, `,"/input/parsed_body"`...)
-	}
 	return true
 }
 
