@@ -2,14 +2,19 @@ package extauthz_test
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 
 	"meshseal/extauthz"
+	"meshseal/internal/grpcpeer"
 )
 
 // held keeps every check in work until it is let go, in the place where a slow
@@ -224,4 +229,49 @@ func (s shedFor) Check(ctx context.Context, req *authv3.CheckRequest, opts ...gr
 		_, err = s.w.server.RecordShed()
 	}
 	return answer, err
+}
+
+// TestARecordThatWaitsHoldsUpNoOther: on one connection, while the record of a check
+// cannot be written, other checks are answered; and where as many wait as may, all
+// others are denied at once.
+func TestARecordThatWaitsHoldsUpNoOther(t *testing.T) {
+	const limit = 3
+	h := &held{began: make(chan struct{}, limit), gate: make(chan struct{})}
+	w := newWorld(t, config(func(c *extauthz.Config) {
+		c.MaxChecks = limit
+		h.memory = c.Records.(*memory)
+		c.Records = h
+	}))
+	client := w.dial(w.serve("held.sock", grpcpeer.SocketCredentials("orders")), insecure.NewCredentials())
+	ask := func() (extauthz.Reason, error) {
+		q := w.honest()
+		answer, err := client.Check(metadata.NewOutgoingContext(t.Context(), q.md), q.req)
+		if err != nil {
+			return "", err
+		}
+		return reason(t, answer), nil
+	}
+	var group errgroup.Group
+	for range limit {
+		group.Go(func() error {
+			got, err := ask()
+			if err == nil && got != extauthz.OK {
+				err = fmt.Errorf("a check that waited was answered %s", got)
+			}
+			return err
+		})
+		<-h.began // the one before still waits
+	}
+	for range 50 {
+		if got, err := ask(); err != nil || got != extauthz.Overloaded {
+			t.Fatalf("%s, %v; wanted %s", got, err, extauthz.Overloaded)
+		}
+	}
+	close(h.gate)
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got, err := ask(); err != nil || got != extauthz.OK {
+		t.Errorf("afterwards: %s, %v", got, err)
+	}
 }

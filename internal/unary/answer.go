@@ -26,7 +26,7 @@ func newCall(c *conn, id uint32) *Call {
 // recycle is for a call that nobody knows any more. One whose context somebody
 // waited for is left to the collector.
 func (call *Call) recycle() {
-	if call.inner != nil || call.aside || max(cap(call.Message), cap(call.Answer)) > maxKept {
+	if call.inner.Load() != nil || max(cap(call.Message), cap(call.Answer)) > maxKept {
 		return
 	}
 	clear(call.Message[:cap(call.Message)])
@@ -34,21 +34,20 @@ func (call *Call) recycle() {
 	pool.Put(call)
 }
 
-// answer sends what Handle wrote.
-func (c *conn) answer(call *Call) {
+// answer sends what Handle wrote, and reports whether that should be written
+// before more is read.
+func (c *conn) answer(call *Call) (full bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	defer func() {
-		if call.cancel != nil {
-			call.cancel()
-		}
-	}()
+	if inner := call.inner.Load(); inner != nil {
+		defer inner.cancel()
+	}
 	if call.abandoned {
-		return
+		return false
 	}
 	if len(call.Answer) == 0 {
 		c.fail(call, answerless{code: codes.Internal, message: "no answer"})
-		return
+		return false
 	}
 	c.fields(call.id, begins, false)
 	c.data = binary.BigEndian.AppendUint32(append(c.data[:0], 0), uint32(len(call.Answer)))
@@ -58,7 +57,12 @@ func (c *conn) answer(call *Call) {
 		call.recycle()
 	} else {
 		call.unsent = append([]byte(nil), call.unsent...) // c.data is for the next
+		call.Fields, call.Message, call.Answer = nil, nil, nil
 	}
+	if cap(c.data) > maxKept {
+		c.data = nil
+	}
+	return len(c.out) > maxOut
 }
 
 // send sends of an answer what may be sent, and reports whether that is the end
@@ -142,6 +146,7 @@ func (c *conn) fail(call *Call, why answerless) {
 		c.put(c.write.WriteRSTStream(call.id, http2.ErrCodeNo))
 	}
 	delete(c.calls, call.id)
+	c.release(call)
 }
 
 // escape is percent-encoding as gRPC has it for grpc-message.

@@ -2,6 +2,7 @@ package unary
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
@@ -23,8 +24,7 @@ type Call struct {
 	conn     *conn
 	id       uint32
 	deadline time.Time // zero for none
-	// aside: the goroutine of the call does not read the connection any more.
-	aside bool
+	turn     uint64    // of the connection, while the call is answered
 
 	// Of the stream, guarded by conn.mu.
 	window    int64 // how much may be sent
@@ -36,20 +36,25 @@ type Call struct {
 	prefixed  int              // how much of that has come
 	size      int64            // of the message
 	ended     bool             // by the caller
+	held      int64            // of the message, while it is not whole
 	unsent    []byte           // of the answer; nil before there is one
-	inner     context.Context
-	cancel    context.CancelFunc
 	abandoned bool
+
+	inner atomic.Pointer[inner] // set with conn.mu held
+}
+
+// inner is the context of a call that somebody waits for.
+type inner struct {
+	context.Context
+	cancel context.CancelFunc
 }
 
 // StepAside lets another goroutine read the connection from here on. It is for a
 // call that needs longer than a hundred microseconds, or waits for something.
 func (c *Call) StepAside() {
-	if c.aside || c.conn == nil {
-		return
+	if c.conn.pass(c.turn) {
+		c.conn.followedBy()
 	}
-	c.aside = true
-	c.conn.followedBy()
 }
 
 // Deadline is the caller's.
@@ -64,29 +69,31 @@ func (c *Call) Err() error { return c.real().Err() }
 
 // Value has what the connection's context has, the peer for one.
 func (c *Call) Value(key any) any {
-	if inner := c.inner; inner != nil {
+	if inner := c.inner.Load(); inner != nil {
 		return inner.Value(key)
 	}
 	return c.conn.ctx.Value(key)
 }
 
-// real makes the context when somebody first waits for it. Only the goroutine of
-// the call does.
+// real makes the context when somebody first waits for it.
 func (c *Call) real() context.Context {
-	if c.inner != nil {
-		return c.inner
-	}
-	ctx, cancel := c.conn.ctx, context.CancelFunc(nil)
-	if c.deadline.IsZero() {
-		ctx, cancel = context.WithCancel(ctx)
-	} else {
-		ctx, cancel = context.WithDeadline(ctx, c.deadline)
+	if inner := c.inner.Load(); inner != nil {
+		return inner
 	}
 	c.conn.mu.Lock()
 	defer c.conn.mu.Unlock()
-	c.inner, c.cancel = ctx, cancel
-	if c.abandoned {
-		cancel()
+	if inner := c.inner.Load(); inner != nil {
+		return inner
 	}
-	return ctx
+	made := new(inner)
+	if c.deadline.IsZero() {
+		made.Context, made.cancel = context.WithCancel(c.conn.ctx)
+	} else {
+		made.Context, made.cancel = context.WithDeadline(c.conn.ctx, c.deadline)
+	}
+	if c.abandoned {
+		made.cancel()
+	}
+	c.inner.Store(made)
+	return made
 }

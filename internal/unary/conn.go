@@ -23,6 +23,19 @@ const (
 	tableSize     = 4 << 10 // of HPACK, in both directions
 )
 
+// minWindow is a window that no setting has moved, RFC 9113 section 6.9.2.
+const minWindow = 65535
+
+// stays is above every call.
+const stays = math.MaxUint32
+
+// maxUnfinished is how many of the largest messages may be on their way on a
+// connection.
+const maxUnfinished = 16
+
+// maxOut is how much may wait to be written while there is more to read, in bytes.
+const maxOut = 256 << 10
+
 // settings is what this end says first.
 type settings struct{ frame []byte }
 
@@ -60,8 +73,21 @@ type conn struct {
 	got      int64  // how much the other end may still send
 	unread   int64  // of what came, how much it was not told that it may send again
 
+	// turns counts calls, by two.
+	turns   uint64
+	wary    time.Time   // until when calls step aside at once; zero for never
+	overdue *time.Timer // calls rescue
+
+	// turn is odd while a call is answered by the goroutine that reads. Who makes it
+	// even has the lead.
+	turn       atomic.Uint64
 	goroutines atomic.Int32
 	reads      atomic.Uint64
+
+	// writing is held while the connection is written, and taken before mu: who
+	// needs mu alone waits for no other end.
+	writing sync.Mutex
+	spare   writer // room for the next out
 
 	// Of watch.
 	seen   uint64
@@ -74,15 +100,17 @@ type conn struct {
 	write   *http2.Framer    // to out
 	window  int64            // how much may be sent
 	initial int64            // the window of a new call
+	wider   bool             // since what waited was last looked at
+	held    int64            // of messages that are not whole
 	shrink  bool             // the next headers begin with an empty table, RFC 7541 section 4.2
-	going   uint32           // calls above it are not answered; 0 if there is no such limit
+	going   uint32           // calls above it are not answered; stays if there is no such limit
 	data    []byte           // room for a message with its prefix
 }
 
 func newConn(l *Listener, conn_, raw net.Conn, read []byte, ctx context.Context) *conn {
 	c := &conn{
 		listener: l, config: &l.config, net: conn_, raw: raw, since: time.Now(),
-		calls: map[uint32]*Call{}, window: 65535, initial: 65535, got: 65535,
+		calls: map[uint32]*Call{}, window: minWindow, initial: minWindow, got: minWindow, going: stays,
 	}
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.in = input{conn: c, buf: make([]byte, max(inputSize, len(read)))}
@@ -98,6 +126,7 @@ func newConn(l *Listener, conn_, raw net.Conn, read []byte, ctx context.Context)
 		c.put(c.write.WriteWindowUpdate(0, uint32(more)))
 		c.got += more
 	}
+	c.overdue = time.AfterFunc(slow, c.rescue)
 	c.goroutines.Store(1)
 	return c
 }
@@ -125,10 +154,12 @@ func (i *input) Read(p []byte) (int, error) {
 		if err := i.conn.flush(); err != nil {
 			return 0, err
 		}
+		i.conn.overdue.Stop()
 		n, err := i.conn.net.Read(i.buf)
 		if n <= 0 {
 			return 0, err
 		}
+		i.conn.overdue.Reset(slow)
 		i.conn.reads.Add(1)
 		i.r, i.w = 0, n
 	}
@@ -140,9 +171,9 @@ func (i *input) Read(p []byte) (int, error) {
 // lead reads the connection and answers its calls, until it ends or another
 // goroutine does.
 func (c *conn) lead() {
-	defer c.leave()
+	c.overdue.Reset(slow)
 	for {
-		f, err := c.framer.ReadFrame()
+		f, err := c.next()
 		var call *Call
 		if err == nil {
 			call, err = c.take(f)
@@ -157,23 +188,77 @@ func (c *conn) lead() {
 		if call == nil {
 			continue
 		}
-		c.config.Handle(call)
-		aside := call.aside
-		c.answer(call)
-		if aside {
-			if c.flush() != nil {
-				c.net.Close() // the leader sees it
-			}
+		if !c.handle(call) {
 			return
 		}
 	}
 }
 
-// followedBy begins another goroutine that leads, and lets it.
-func (c *conn) followedBy() {
-	c.goroutines.Add(1)
-	go c.lead()
+// handle answers a call, and reports whether this goroutine still leads.
+func (c *conn) handle(call *Call) (leads bool) {
+	wary := !c.wary.IsZero() && time.Now().Before(c.wary)
+	c.turns += 2
+	turn := c.turns + 1
+	call.turn = turn
+	c.turn.Store(turn) // from here on the lead may be taken away
+	if wary {
+		call.StepAside()
+	}
+	c.config.Handle(call)
+	leads = c.pass(turn)
+	if full := c.answer(call); full || !leads {
+		if c.flush() != nil {
+			c.net.Close() // who leads sees it
+		}
+	}
+	return leads
 }
+
+// pass takes the lead from the goroutine that answers a call, unless that has lost
+// it already.
+func (c *conn) pass(turn uint64) bool { return c.turn.CompareAndSwap(turn, turn+1) }
+
+// slow is how long calls may be answered by the goroutine that reads. One that
+// takes longer and did not step aside, because it waits for a disk for example, is
+// left behind.
+const slow = 20 * time.Millisecond
+
+// waryFor is how long each call steps aside at once after one was slow.
+const waryFor = time.Second
+
+// rescue is called when something that was read is not answered after slow.
+func (c *conn) rescue() {
+	if turn := c.turn.Load(); turn%2 == 1 && c.pass(turn) {
+		c.wary = time.Now().Add(waryFor)
+		c.followedBy()
+	}
+}
+
+// next is the next frame. Header fields that are malformed are an error of their
+// call, which begins with them; so is a window that is widened by nothing. Where
+// the padding is wrong the framer did not decode the fields, so no other could be.
+func (c *conn) next() (http2.Frame, error) {
+	h, err := c.framer.ReadFrameHeader()
+	if err != nil {
+		return nil, err
+	}
+	f, err := c.framer.ReadFrameForHeader(h)
+	if err == nil {
+		return f, nil
+	}
+	var of http2.StreamError
+	switch {
+	case !errors.As(err, &of):
+	case h.Type != http2.FrameHeaders && c.idle(h.StreamID), h.Type == http2.FrameHeaders && (h.StreamID%2 == 0 || of.Cause == nil):
+		return nil, connError(of.Code)
+	case h.Type == http2.FrameHeaders:
+		c.last = max(c.last, h.StreamID)
+	}
+	return nil, err
+}
+
+// idle reports whether no call came on a stream.
+func (c *conn) idle(id uint32) bool { return id > c.last || id%2 == 0 }
 
 // leave is the end of a goroutine.
 func (c *conn) leave() {
@@ -184,6 +269,7 @@ func (c *conn) leave() {
 
 // end gives up everything that is not answered.
 func (c *conn) end() {
+	c.overdue.Stop()
 	c.cancel()
 	_ = c.flush()
 	c.net.Close()
@@ -205,7 +291,9 @@ func (c *conn) alive(now time.Time) {
 		c.raw.Close()
 	case silent >= c.config.Idle && !c.pinged:
 		c.pinged = true
+		c.listener.open.Add(1)
 		go func() {
+			defer c.listener.open.Done()
 			c.mu.Lock()
 			c.put(c.write.WritePing(false, [8]byte{}))
 			c.mu.Unlock()
@@ -216,14 +304,23 @@ func (c *conn) alive(now time.Time) {
 
 // flush writes what is to be written.
 func (c *conn) flush() error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.out) == 0 {
+	if c.wider {
+		c.wider = false
+		c.resume()
+	}
+	out := c.out
+	c.out = c.spare[:0]
+	c.mu.Unlock()
+	c.spare = out
+	if len(out) == 0 {
 		return nil
 	}
-	_, err := c.net.Write(c.out)
-	if c.out = c.out[:0]; cap(c.out) > maxKept {
-		c.out = nil
+	_, err := c.net.Write(out)
+	if cap(out) > maxKept {
+		c.spare = nil
 	}
 	return err
 }
@@ -234,7 +331,6 @@ func (c *conn) survives(err error) bool {
 	defer c.mu.Unlock()
 	var of http2.StreamError
 	if errors.As(err, &of) {
-		c.last = max(c.last, of.StreamID)
 		c.reset(of.StreamID, of.Code)
 		return true
 	}
@@ -246,7 +342,7 @@ func (c *conn) survives(err error) bool {
 	default:
 		return false
 	}
-	c.put(c.write.WriteGoAway(c.last, http2.ErrCode(all), nil))
+	c.put(c.write.WriteGoAway(min(c.last, c.going), http2.ErrCode(all), nil))
 	return false
 }
 
@@ -261,10 +357,17 @@ func (c *conn) reset(id uint32, code http2.ErrCode) {
 // abandon forgets a call; who is in the middle of answering it may stop.
 func (c *conn) abandon(call *Call) {
 	delete(c.calls, call.id)
+	c.release(call)
 	call.abandoned = true
-	if call.cancel != nil {
-		call.cancel()
+	if inner := call.inner.Load(); inner != nil {
+		inner.cancel()
 	}
+}
+
+// release is for a message of which no more comes.
+func (c *conn) release(call *Call) {
+	c.held -= call.held
+	call.held = 0
 }
 
 // streamError is an error of one call, connError of the connection.
@@ -284,7 +387,7 @@ func (c *conn) take(f http2.Frame) (*Call, error) {
 	case *http2.DataFrame:
 		return c.message(f)
 	case *http2.RSTStreamFrame:
-		if f.StreamID > c.last {
+		if c.idle(f.StreamID) {
 			return nil, connError(http2.ErrCodeProtocol)
 		}
 		if call := c.calls[f.StreamID]; call != nil {
@@ -296,11 +399,12 @@ func (c *conn) take(f http2.Frame) (*Call, error) {
 		if f.IsAck() {
 			return nil, nil
 		}
+		before := c.initial
 		if err := f.ForeachSetting(c.set); err != nil {
 			return nil, err
 		}
 		c.put(c.write.WriteSettingsAck())
-		c.resume()
+		return nil, c.shift(c.initial - before)
 	case *http2.PingFrame:
 		if !f.IsAck() {
 			c.put(c.write.WritePing(true, f.Data))
@@ -323,7 +427,7 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) (*Call, error) {
 			return nil, connError(http2.ErrCodeStreamClosed)
 		case call.ended:
 			return nil, streamError(id, http2.ErrCodeStreamClosed)
-		case !f.StreamEnded():
+		case !f.StreamEnded(), len(f.PseudoFields()) > 0:
 			return nil, streamError(id, http2.ErrCodeProtocol)
 		default:
 			return c.whole(call)
@@ -331,9 +435,10 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) (*Call, error) {
 	}
 	c.last = id
 	switch {
-	case c.going != 0 && id > c.going:
+	case id > c.going:
 		return nil, nil
-	case len(c.calls) >= int(c.config.MaxStreams):
+	case max(len(c.calls), int(c.goroutines.Load())-1) >= int(c.config.MaxStreams):
+		// A call that was given up may be in work still.
 		return nil, streamError(id, http2.ErrCodeRefusedStream)
 	}
 	call := newCall(c, id)
@@ -344,10 +449,9 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) (*Call, error) {
 	if path := f.PseudoValue("path"); path != c.config.Method && fault == (answerless{}) {
 		// Of another method: the caller asks again on another connection, which
 		// begins with that and is grpc-go's.
-		if c.going == 0 {
-			c.going = id - 1
-			c.put(c.write.WriteGoAway(c.going, http2.ErrCodeNo, nil))
-		}
+		c.going = id - 1
+		c.put(c.write.WriteGoAway(c.going, http2.ErrCodeNo, nil))
+		c.listener.mixes()
 		return nil, streamError(id, http2.ErrCodeRefusedStream)
 	}
 	call.window, call.got = c.initial, int64(c.config.StreamWindow)
@@ -391,11 +495,11 @@ func (call *Call) read(f *http2.MetaHeadersFrame) (fault answerless, err error) 
 		case "content-type":
 			typed = isGRPC(h.Value)
 		case "content-length":
-			n, err := strconv.ParseInt(h.Value, 10, 64)
-			if err != nil || n < 0 || call.length >= 0 && n != call.length {
+			n, err := strconv.ParseUint(h.Value, 10, 63)
+			if err != nil || call.length >= 0 && int64(n) != call.length {
 				return fault, malformed
 			}
-			call.length = n
+			call.length = int64(n)
 		case "grpc-timeout":
 			left, ok := parseTimeout(h.Value)
 			if !ok {
@@ -424,15 +528,16 @@ func isGRPC(contentType string) bool {
 	return len(contentType) == len(base) || contentType[len(base)] == '+' || contentType[len(base)] == ';'
 }
 
+var units = map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond}
+
 // parseTimeout reads a grpc-timeout: up to eight digits and a unit.
 func parseTimeout(s string) (time.Duration, bool) {
-	units := map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond}
 	if len(s) < 2 || len(s) > 9 {
 		return 0, false
 	}
 	unit, ok := units[s[len(s)-1]]
 	n, err := strconv.ParseUint(s[:len(s)-1], 10, 63)
-	if !ok || err != nil || s[0] == '+' {
+	if !ok || err != nil {
 		return 0, false
 	}
 	if n > uint64(math.MaxInt64/unit) {
@@ -453,9 +558,9 @@ func (c *conn) message(f *http2.DataFrame) (*Call, error) {
 	}
 	call := c.calls[id]
 	switch {
-	case id > c.last:
+	case c.idle(id):
 		return nil, connError(http2.ErrCodeProtocol)
-	case call == nil && c.going != 0 && id > c.going:
+	case call == nil && id > c.going:
 		return nil, nil
 	case call == nil, call.ended:
 		return nil, streamError(id, http2.ErrCodeStreamClosed)
@@ -468,7 +573,13 @@ func (c *conn) message(f *http2.DataFrame) (*Call, error) {
 	if call.arrived > call.length && call.length >= 0 {
 		return nil, streamError(id, http2.ErrCodeProtocol)
 	}
-	if fault := call.add(data, c.config.MaxMessage); fault != (answerless{}) {
+	fault := call.add(data, c.config.MaxMessage)
+	more := int64(len(call.Message)) - call.held
+	c.held, call.held = c.held+more, call.held+more
+	if c.held > maxUnfinished*int64(c.config.MaxMessage) {
+		fault = answerless{code: codes.ResourceExhausted, message: "too much of other messages is on its way"}
+	}
+	if fault != (answerless{}) {
 		call.ended = f.StreamEnded()
 		c.fail(call, fault)
 		return nil, nil
@@ -512,6 +623,7 @@ func (call *Call) add(data []byte, most int) (fault answerless) {
 // whole is a call whose caller has said all.
 func (c *conn) whole(call *Call) (*Call, error) {
 	call.ended = true
+	c.release(call)
 	switch {
 	case call.length >= 0 && call.arrived != call.length:
 		return nil, streamError(call.id, http2.ErrCodeProtocol)
@@ -528,10 +640,10 @@ func (c *conn) widened(f *http2.WindowUpdateFrame) error {
 		if c.window += int64(f.Increment); c.window > math.MaxInt32 {
 			return connError(http2.ErrCodeFlowControl)
 		}
-		c.resume()
+		c.wider = true
 		return nil
 	}
-	if f.StreamID > c.last {
+	if c.idle(f.StreamID) {
 		return connError(http2.ErrCodeProtocol)
 	}
 	call := c.calls[f.StreamID]
@@ -552,15 +664,23 @@ func (c *conn) set(s http2.Setting) error {
 	}
 	switch s.ID {
 	case http2.SettingInitialWindowSize:
-		more := int64(s.Val) - c.initial
 		c.initial = int64(s.Val)
-		for _, call := range c.calls {
-			if call.window += more; call.window > math.MaxInt32 {
-				return connError(http2.ErrCodeFlowControl)
-			}
-		}
 	case http2.SettingHeaderTableSize:
 		c.shrink = c.shrink || s.Val < tableSize
 	}
+	return nil
+}
+
+// shift moves the window of every call; it may be negative then.
+func (c *conn) shift(more int64) error {
+	if more == 0 {
+		return nil
+	}
+	for _, call := range c.calls {
+		if call.window += more; call.window > math.MaxInt32 {
+			return connError(http2.ErrCodeFlowControl)
+		}
+	}
+	c.wider = true
 	return nil
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"time"
+	"os"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -17,15 +17,16 @@ const maxPeek = 64 << 10
 
 // peek reads a connection's beginning and keeps all of it.
 type peek struct {
-	conn, raw net.Conn
-	read      []byte
+	conn net.Conn
+	read []byte
 }
 
 var errNoHTTP2 = errors.New("unary: the connection does not speak HTTP/2")
 
 // first reports whether the first call is of the method. Settings are sent
 // before, since clients wait for them. Nothing that came is answered: whoever the
-// connection is for does that.
+// connection is for does that. A client that waits longer than the connection's
+// deadline before it asks is this package's: it may wait for such an answer.
 func (p *peek) first(settings []byte, method string) (mine bool, err error) {
 	if err := p.upTo(len(http2.ClientPreface)); err != nil {
 		return false, err
@@ -40,15 +41,12 @@ func (p *peek) first(settings []byte, method string) (mine bool, err error) {
 	for n := 0; ; n++ {
 		h, err := p.frame(at)
 		switch {
+		case n > 0 && errors.Is(err, os.ErrDeadlineExceeded):
+			return true, nil
 		case err != nil:
 			return false, err
-		case n == 0 && h.Type != http2.FrameSettings:
+		case n == 0 && (h.Type != http2.FrameSettings || h.Flags.Has(http2.FlagSettingsAck)):
 			return false, errNoHTTP2
-		case n == 0:
-			// From here on a connection may be silent for as long as it likes.
-			if err := p.raw.SetDeadline(time.Time{}); err != nil {
-				return false, err
-			}
 		case h.Type == http2.FrameHeaders:
 			return p.called(at) == method, nil
 		case h.Type != http2.FrameSettings && h.Type != http2.FrameWindowUpdate:

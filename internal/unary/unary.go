@@ -21,6 +21,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -42,10 +43,12 @@ type Config struct {
 	// MaxStreams bounds the calls of a connection that are not answered yet.
 	MaxStreams uint32
 	// StreamWindow is how much of a message may be on its way, ConnWindow how much
-	// of all messages of a connection, in bytes.
+	// of all messages of a connection, in bytes. HTTP/2 allows 65,535 of each
+	// anyway.
 	StreamWindow, ConnWindow uint32
 	// HandshakeTimeout bounds the time until a new connection has said that it
-	// speaks HTTP/2.
+	// speaks HTTP/2. One that asks nothing within it is served as if it would ask
+	// for the method.
 	HandshakeTimeout time.Duration
 	// After Idle without a sign of life the other end is asked for one, and the
 	// connection ends if there is none after Patience.
@@ -59,6 +62,9 @@ type Listener struct {
 	config   Config
 	settings settings
 
+	free    chan *conn // for a goroutine that rests
+	resting atomic.Int32
+
 	handed chan *handed // to grpc-go
 	failed chan error   // of Accept
 	closed chan struct{}
@@ -66,14 +72,16 @@ type Listener struct {
 
 	mu    sync.Mutex
 	conns map[net.Conn]*conn // nil where it is not known yet what it is for
+	mixed time.Time          // when a connection for the method was last asked for another
 	open  sync.WaitGroup
 }
 
 // Listen accepts connections of l from now on.
 func Listen(l net.Listener, c Config) *Listener {
+	c.StreamWindow, c.ConnWindow = max(c.StreamWindow, minWindow), max(c.ConnWindow, minWindow)
 	u := &Listener{
 		Listener: l, config: c,
-		handed: make(chan *handed), failed: make(chan error, 1), closed: make(chan struct{}),
+		free: make(chan *conn), handed: make(chan *handed), failed: make(chan error, 1), closed: make(chan struct{}),
 		conns: map[net.Conn]*conn{},
 	}
 	u.settings = newSettings(&u.config)
@@ -175,19 +183,22 @@ func (l *Listener) serve(raw net.Conn) {
 		}
 		return
 	}
-	p := &peek{conn: secure, raw: raw}
+	p := &peek{conn: secure}
 	mine, err := p.first(l.settings.frame, l.config.Method)
+	if err == nil {
+		err = raw.SetDeadline(time.Time{})
+	}
 	switch {
 	case err != nil:
 		secure.Close()
-	case mine:
+	case mine && !l.mixesNow():
 		ours = true
 		ctx := peer.NewContext(context.Background(), &peer.Peer{Addr: raw.RemoteAddr(), LocalAddr: raw.LocalAddr(), AuthInfo: info})
 		c := newConn(l, secure, raw, p.read, ctx)
 		l.mu.Lock()
 		l.conns[raw] = c
 		l.mu.Unlock()
-		c.lead()
+		l.work(c)
 	default:
 		select {
 		case l.handed <- &handed{Conn: secure, read: p.read, info: info}:
@@ -195,6 +206,24 @@ func (l *Listener) serve(raw net.Conn) {
 			secure.Close()
 		}
 	}
+}
+
+// afterMixed is how long after a connection was asked for another method new ones
+// are grpc-go's whatever they begin with. The caller that was sent away asks again
+// at once, but only once, and another of its calls may come first.
+const afterMixed = time.Second
+
+// mixes notes that a connection for the method was asked for another.
+func (l *Listener) mixes() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mixed = time.Now()
+}
+
+func (l *Listener) mixesNow() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.mixed.IsZero() && time.Since(l.mixed) < afterMixed
 }
 
 // watch ends connections whose other end is gone.
@@ -246,7 +275,9 @@ func (l *Listener) ServerOptions() []grpc.ServerOption {
 	}
 }
 
-type proven struct{ credentials.TransportCredentials }
+type proven struct {
+	credentials.TransportCredentials
+}
 
 func (proven) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	h, ok := conn.(*handed)
