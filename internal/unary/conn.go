@@ -74,13 +74,13 @@ type conn struct {
 	unread   int64  // of what came, how much it was not told that it may send again
 
 	// turns counts calls, by two.
-	turns   uint64
-	wary    time.Time   // until when calls step aside at once; zero for never
-	overdue *time.Timer // calls rescue
+	turns uint64
+	wary  time.Time // until when calls step aside at once; zero for never
 
 	// turn is odd while a call is answered by the goroutine that reads. Who makes it
 	// even has the lead.
 	turn       atomic.Uint64
+	watch      watch
 	goroutines atomic.Int32
 	reads      atomic.Uint64
 
@@ -126,7 +126,7 @@ func newConn(l *Listener, conn_, raw net.Conn, read []byte, ctx context.Context)
 		c.put(c.write.WriteWindowUpdate(0, uint32(more)))
 		c.got += more
 	}
-	c.overdue = time.AfterFunc(slow, c.rescue)
+	c.watch.of(c)
 	c.goroutines.Store(1)
 	return c
 }
@@ -154,13 +154,12 @@ func (i *input) Read(p []byte) (int, error) {
 		if err := i.conn.flush(); err != nil {
 			return 0, err
 		}
-		i.conn.overdue.Stop()
 		n, err := i.conn.net.Read(i.buf)
 		if n <= 0 {
 			return 0, err
 		}
-		i.conn.overdue.Reset(slow)
 		i.conn.reads.Add(1)
+		i.conn.watch.begin()
 		i.r, i.w = 0, n
 	}
 	n := copy(p, i.buf[i.r:i.w])
@@ -171,7 +170,6 @@ func (i *input) Read(p []byte) (int, error) {
 // lead reads the connection and answers its calls, until it ends or another
 // goroutine does.
 func (c *conn) lead() {
-	c.overdue.Reset(slow)
 	for {
 		f, err := c.next()
 		var call *Call
@@ -218,22 +216,6 @@ func (c *conn) handle(call *Call) (leads bool) {
 // it already.
 func (c *conn) pass(turn uint64) bool { return c.turn.CompareAndSwap(turn, turn+1) }
 
-// slow is how long calls may be answered by the goroutine that reads. One that
-// takes longer and did not step aside, because it waits for a disk for example, is
-// left behind.
-const slow = 20 * time.Millisecond
-
-// waryFor is how long each call steps aside at once after one was slow.
-const waryFor = time.Second
-
-// rescue is called when something that was read is not answered after slow.
-func (c *conn) rescue() {
-	if turn := c.turn.Load(); turn%2 == 1 && c.pass(turn) {
-		c.wary = time.Now().Add(waryFor)
-		c.followedBy()
-	}
-}
-
 // next is the next frame. Header fields that are malformed are an error of their
 // call, which begins with them; so is a window that is widened by nothing. Where
 // the padding is wrong the framer did not decode the fields, so no other could be.
@@ -269,7 +251,6 @@ func (c *conn) leave() {
 
 // end gives up everything that is not answered.
 func (c *conn) end() {
-	c.overdue.Stop()
 	c.cancel()
 	_ = c.flush()
 	c.net.Close()
@@ -449,7 +430,7 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) (*Call, error) {
 	if path := f.PseudoValue("path"); path != c.config.Method && fault == (answerless{}) {
 		// Of another method: the caller asks again on another connection, which
 		// begins with that and is grpc-go's.
-		c.going = id - 1
+		c.going = max(id, 2) - 2 // a call's id, or 0
 		c.put(c.write.WriteGoAway(c.going, http2.ErrCodeNo, nil))
 		c.listener.mixes()
 		return nil, streamError(id, http2.ErrCodeRefusedStream)
