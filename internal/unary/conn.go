@@ -107,9 +107,9 @@ type conn struct {
 	data    []byte           // room for a message with its prefix
 }
 
-func newConn(l *Listener, conn_, raw net.Conn, read []byte, ctx context.Context) *conn {
+func newConn(l *Listener, secure, raw net.Conn, read []byte, ctx context.Context) *conn {
 	c := &conn{
-		listener: l, config: &l.config, net: conn_, raw: raw, since: time.Now(),
+		listener: l, config: &l.config, net: secure, raw: raw, since: time.Now(),
 		calls: map[uint32]*Call{}, window: minWindow, initial: minWindow, got: minWindow, going: stays,
 	}
 	c.ctx, c.cancel = context.WithCancel(ctx)
@@ -127,6 +127,7 @@ func newConn(l *Listener, conn_, raw net.Conn, read []byte, ctx context.Context)
 		c.got += more
 	}
 	c.watch.of(c)
+	c.watch.begin()
 	c.goroutines.Store(1)
 	return c
 }
