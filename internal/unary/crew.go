@@ -12,6 +12,21 @@ const (
 // followedBy lets another goroutine lead.
 func (c *conn) followedBy() {
 	c.goroutines.Add(1)
+	c.handOver()
+}
+
+// join counts one more goroutine of the connection, unless the last has left.
+func (c *conn) join() bool {
+	for n := c.goroutines.Load(); n > 0; n = c.goroutines.Load() {
+		if c.goroutines.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// handOver lets a goroutine lead that is counted already.
+func (c *conn) handOver() {
 	select {
 	case c.listener.free <- c:
 	default:

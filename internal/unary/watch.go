@@ -44,9 +44,15 @@ func (w *watch) look() {
 	stuck := turn%2 == 1 && turn == w.turn
 	rests := turn%2 == 0 && reads == w.reads
 	w.reads, w.turn = reads, turn
-	if stuck && c.pass(turn) {
-		c.wary = time.Now().Add(waryFor)
-		c.followedBy()
+	// The next to lead is counted before the lead is taken: the goroutine that loses
+	// it may be the last, and leave.
+	if stuck && c.join() {
+		if c.pass(turn) {
+			c.wary = time.Now().Add(waryFor)
+			c.handOver()
+		} else {
+			c.leave()
+		}
 	}
 	if rests {
 		w.on.Store(false)

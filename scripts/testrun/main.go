@@ -60,6 +60,7 @@ func run(t *tally) error {
 	for _, m := range []struct{ name, dir string }{
 		{"tests on a real gRPC client", "integration/grpcxds"},
 		{"tests beside opa-envoy-plugin", "integration/opaplugin"},
+		{"tests of HTTP/2", "integration/h2spec"},
 	} {
 		tests := goTest("./...")
 		tests.Dir = m.dir
