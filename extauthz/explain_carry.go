@@ -149,6 +149,13 @@ func (c *carriage) byRoute(x *index, ch chain, q *Question) {
 	if t.match != nil {
 		c.unsure = append(c.unsure, unsure(t.match, q)...)
 	}
+	switch {
+	case mark != "":
+	case c.route != "":
+		c.notes = append(c.notes, fmt.Sprintf("the route table %s has no route %q", ch.table, c.route))
+	case t.match != nil:
+		c.notes = append(c.notes, fmt.Sprintf("no route of the route table %s takes the request", ch.table))
+	}
 	c.routeMark = mark
 	if p, ok := t.places[mark]; ok && p.forwards {
 		c.toCluster(x, p.clusters)

@@ -135,6 +135,9 @@ func (r *ran) explanation() Explanation {
 		Decision: d.Word(), Reason: d.Reason(), Step: d.Step(), Detail: d.Detail(),
 		Notes: r.by.notes, Facts: d.Facts(), Policy: r.policy,
 	}
+	if r.q.recorded == nil && r.q.Caller != "" && e.Facts.Direction == string(outbound) {
+		e.Notes = append(e.Notes, "the caller that is given is not looked at: outbound it is the proxy's unit, whose digest is that of proxy_svid, or is given without a caller")
+	}
 	if e.Facts.ReportOnly {
 		e.Notes = append(e.Notes, "the listener only reports: Envoy lets the request through, whatever is decided")
 	}

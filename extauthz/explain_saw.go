@@ -142,7 +142,7 @@ func (r *ran) sawPolicy() []string {
 	}
 	out := []string{fmt.Sprintf("%s of commit %s %s %s%s", r.policy.Entrypoint, r.facts.Commit, said, r.policy.Result, without)}
 	if r.policy.NotCacheable != "" {
-		return append(out, "what it says is not remembered: "+r.policy.NotCacheable)
+		return append(out, strings.Split("what it says is not remembered: "+r.policy.NotCacheable, "\n")...)
 	}
 	return append(out, "what it says is remembered for requests that are equal in what it reads")
 }

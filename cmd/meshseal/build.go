@@ -108,7 +108,7 @@ func buildCommit(w io.Writer, repo, revision string) (*snapshot.Draft, error) {
 	if dirty, err := source.Dirty(); err != nil {
 		return nil, err
 	} else if dirty {
-		fmt.Fprintf(w, "warning: %s has changes that are not committed; they are not in the snapshot of %s\n", repo, source.Commit().Hash)
+		fmt.Fprintf(w, "warning: the files in %s are not those of commit %s; what is not committed there is not in the snapshot\n", repo, source.Commit().Hash)
 	}
 	draft, report, err := mesh.Build(source.FS(), source.Commit())
 	for _, n := range report.Notices {

@@ -166,7 +166,11 @@ func writeExplanation(w io.Writer, v explanationView) error {
 	if r := v.Recorded; r != nil {
 		line("recorded", fmt.Sprintf("%s, %s: %s %s", r.DecisionID, r.Timestamp.Format(time.RFC3339), r.Decision, r.Reason))
 		if r.Snapshot != v.Root {
-			line("", "by another snapshot, "+r.Snapshot)
+			by := "by another snapshot, " + r.Snapshot
+			if r.Commit != "" {
+				by += ", commit " + r.Commit
+			}
+			line("", by)
 		}
 	}
 	for _, n := range v.Notes {

@@ -137,7 +137,7 @@ func (d *describedRequest) question(c *cobra.Command, file string, draft *snapsh
 		decoder := json.NewDecoder(strings.NewReader(string(data)))
 		decoder.DisallowUnknownFields()
 		if err := decoder.Decode(d); err != nil {
-			return extauthz.Question{}, fmt.Errorf("%s: %w; docs/explain.md has the shape", file, err)
+			return extauthz.Question{}, fmt.Errorf("%s: %w; docs/explain.md has the shape", file, jsonFault(err))
 		}
 	}
 	for name, value := range flags {
@@ -166,7 +166,7 @@ func (d *describedRequest) complete(headers []string, draft *snapshot.Draft) err
 	if d.at != "" {
 		var err error
 		if d.At, err = time.Parse(time.RFC3339, d.at); err != nil {
-			return fmt.Errorf("--at: %w", err)
+			return fmt.Errorf("--at %q: want RFC 3339, as 2026-01-02T03:04:05Z", d.at)
 		}
 	}
 	if d.At.IsZero() {
@@ -184,7 +184,7 @@ func (d *describedRequest) complete(headers []string, draft *snapshot.Draft) err
 func (d *describedRequest) attest(draft *snapshot.Draft) error {
 	digest, err := identity.ParseDigest(d.Digest)
 	if err != nil {
-		return err
+		return fmt.Errorf("digest %w", err)
 	}
 	to := &d.Caller
 	if d.Caller == "" {
@@ -221,7 +221,7 @@ func (d *describedRequest) made() (extauthz.Question, error) {
 	if d.Source != "" {
 		s, err := netip.ParseAddrPort(d.Source)
 		if err != nil {
-			return q, fmt.Errorf("source: %w", err)
+			return q, fmt.Errorf("source %q: want IP:port: %w", d.Source, err)
 		}
 		a.Source.Address = &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
 			Address: s.Addr().String(), PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(s.Port())},
@@ -253,6 +253,20 @@ func (d *describedRequest) http() *authv3.AttributeContext_HttpRequest {
 		}
 	}
 	return h
+}
+
+// jsonFault says what is wrong with JSON in words that are not Go's.
+func jsonFault(err error) error {
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &wrong) && wrong.Field == "":
+		return fmt.Errorf("%s where an object belongs", wrong.Value)
+	case errors.As(err, &wrong):
+		return fmt.Errorf("%s: %s is not what belongs there", wrong.Field, wrong.Value)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("it ends in the middle of the JSON")
+	}
+	return err
 }
 
 // readInput reads a file, or standard input for "-".

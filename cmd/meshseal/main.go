@@ -68,6 +68,24 @@ func run(ctx context.Context, args []string) int {
 	return code
 }
 
+// tellUsage has a command that is given too few arguments, or too many, say which
+// it takes.
+func tellUsage(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		tellUsage(sub)
+	}
+	fit := c.Args
+	if fit == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		if err := fit(c, args); err != nil {
+			return fmt.Errorf("%w; usage: %s", err, c.UseLine())
+		}
+		return nil
+	}
+}
+
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "meshseal",
@@ -96,6 +114,7 @@ verification; 2 an error or wrong usage; 3 it could not be found out.`,
 	} {
 		for _, c := range commands {
 			c.GroupID = group
+			tellUsage(c)
 			root.AddCommand(c)
 		}
 	}

@@ -103,6 +103,9 @@ func eachRecord(stdin io.Reader, name string, do func(extauthz.Record) error) er
 		if err == nil && r.DecisionID == "" {
 			err = errors.New("it has no decision_id")
 		}
+		if unread := (*os.PathError)(nil); err != nil && !errors.As(err, &unread) {
+			err = fmt.Errorf("%w; docs/records.md has the shape, one record a line", jsonFault(err))
+		}
 		if err == nil {
 			err = do(r)
 		}
@@ -133,7 +136,11 @@ func recorded(stdin io.Reader, name, id string) (extauthz.Question, error) {
 	case len(found) > 1 && id == "":
 		return extauthz.Question{}, fmt.Errorf("%s: it has %d records; --id says which", name, all)
 	}
-	return extauthz.QuestionOf(found[0])
+	q, err := extauthz.QuestionOf(found[0])
+	if err != nil {
+		return q, fmt.Errorf("%s: %w", name, err)
+	}
+	return q, nil
 }
 
 func writeReplay(w io.Writer, r extauthz.ReplayReport) error {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -116,6 +118,9 @@ func readTrust(files []string, threshold int) (snapshot.Trust, error) {
 // readDraft reads a snapshot file without verifying any signature.
 func readDraft(name string) (*snapshot.Draft, error) {
 	data, err := snapshot.ReadFile(name)
+	if errors.Is(err, syscall.EISDIR) {
+		return nil, fmt.Errorf("%w; a snapshot file is wanted, and meshseal build makes one", err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -57,9 +57,15 @@ covered; 2 the policies cannot be read, or wrong usage.`,
 			}
 			report, err := runTests(c.Context(), fsys, policies.TestOptions{Run: pattern, Coverage: coverage || demanded})
 			if errors.Is(err, policies.ErrNoTests) {
+				if pattern != "" {
+					err = fmt.Errorf("no tests: none has a full name that matches --run %q; without --run they are all shown", pattern)
+				}
 				return finding(err)
 			}
 			if err != nil {
+				if _, none := fs.Stat(fsys, "meshseal.yaml"); errors.Is(none, fs.ErrNotExist) {
+					err = fmt.Errorf("%w; --repo names the folder with meshseal.yaml, and there is none in %s", err, repo)
+				}
 				return err
 			}
 			if err := format.write(c.OutOrStdout(), report, func(w io.Writer) error { return writeTestReport(w, report) }); err != nil {
