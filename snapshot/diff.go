@@ -48,7 +48,7 @@ const (
 
 // Change is one difference between two snapshots. Before and After are short
 // texts, a digest where the thing is bytes; they are empty where a thing was
-// added or removed.
+// added or removed, but for waivers.
 type Change struct {
 	Kind   ChangeKind `json:"kind"`
 	Op     ChangeOp   `json:"change"`
@@ -75,8 +75,12 @@ func (c Change) String() string {
 	if c.Field != "" {
 		fmt.Fprintf(&b, ", %s", c.Field)
 	}
-	if c.Before != "" || c.After != "" {
+	switch {
+	case c.Before+c.After == "":
+	case c.Op == Changed:
 		fmt.Fprintf(&b, ": %s -> %s", c.Before, c.After)
+	default:
+		fmt.Fprintf(&b, ": %s", c.Before+c.After)
 	}
 	return b.String()
 }
@@ -194,7 +198,14 @@ func diffWaiver(x, y *Waiver) []Change {
 	v := either(x, y)
 	name := v.Rule + " " + cmp.Or(v.Workload, v.Resource)
 	if o := op(x, y); o != "" {
-		return []Change{{Kind: WaiverChange, Op: o, Proxy: v.Proxy, Name: name}}
+		c := Change{Kind: WaiverChange, Op: o, Proxy: v.Proxy, Name: name}
+		text := "until " + v.Until.Format(time.RFC3339) + ", " + v.Reason
+		if o == Added {
+			c.After = text
+		} else {
+			c.Before = text
+		}
+		return []Change{c}
 	}
 	out := fields(WaiverChange, name,
 		[]setting{{"reason", x.Reason}, {"until", x.Until.Format(time.RFC3339)}},

@@ -36,7 +36,7 @@ be read, or wrong usage; 3 something could not be found out.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(keys) == 0 && c.Flags().Changed("threshold") {
-				return errors.New("--threshold goes with --key: it says how many of these keys")
+				return errThreshold
 			}
 			data, err := readBounded(args[0], maxBootstrap)
 			if err != nil {

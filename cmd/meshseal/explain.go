@@ -133,6 +133,9 @@ func (t *trustFlags) verified() bool { return len(t.keys) > 0 }
 // read reads a snapshot file, and verifies it where there are keys.
 func (t *trustFlags) read(name string) (*snapshot.Draft, error) {
 	if !t.verified() {
+		if t.threshold != 1 {
+			return nil, errThreshold
+		}
 		return readDraft(name)
 	}
 	s, err := readVerified(name, t.keys, t.threshold)

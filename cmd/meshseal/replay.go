@@ -70,13 +70,19 @@ unknown.`,
 
 func replay(ctx context.Context, r *extauthz.Replay, stdin io.Reader, files []string) (extauthz.ReplayReport, error) {
 	for _, name := range files {
+		records := 0
 		if err := eachRecord(stdin, name, func(rec extauthz.Record) error {
+			records++
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			return r.Add(ctx, rec)
 		}); err != nil {
 			return extauthz.ReplayReport{}, err
+		}
+		if records == 0 {
+			// To say that nothing changes would be to say too much.
+			return extauthz.ReplayReport{}, fmt.Errorf("%s: it has no record", name)
 		}
 	}
 	return r.Report(), nil

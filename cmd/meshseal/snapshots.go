@@ -102,6 +102,9 @@ func verify(data []byte, trust snapshot.Trust, rebuild string) verification {
 	return v
 }
 
+// errThreshold is why a threshold alone is refused: it would look like a check.
+var errThreshold = errors.New("--threshold goes with --key: it says how many of these keys")
+
 // readTrust reads public key files.
 func readTrust(files []string, threshold int) (snapshot.Trust, error) {
 	var keys []snapshot.PublicKey

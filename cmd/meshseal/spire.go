@@ -85,6 +85,9 @@ Apply none of a file that was not verified.`,
 // readContents reads a snapshot file, and verifies it where there are keys.
 func readContents(name string, keys []string, threshold int) (snapshot.Contents, error) {
 	if len(keys) == 0 {
+		if threshold != 1 {
+			return nil, errThreshold
+		}
 		return readDraft(name)
 	}
 	return readVerified(name, keys, threshold)
