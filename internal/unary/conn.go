@@ -127,7 +127,6 @@ func newConn(l *Listener, secure, raw net.Conn, read []byte, ctx context.Context
 		c.got += more
 	}
 	c.watch.of(c)
-	c.watch.begin()
 	c.goroutines.Store(1)
 	return c
 }
@@ -160,7 +159,6 @@ func (i *input) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		i.conn.reads.Add(1)
-		i.conn.watch.begin()
 		i.r, i.w = 0, n
 	}
 	n := copy(p, i.buf[i.r:i.w])
@@ -200,6 +198,7 @@ func (c *conn) handle(call *Call) (leads bool) {
 	turn := c.turns + 1
 	call.turn = turn
 	c.turn.Store(turn) // from here on the lead may be taken away
+	c.watch.begin()
 	if wary {
 		call.StepAside()
 	}
@@ -465,7 +464,7 @@ func (call *Call) read(f *http2.MetaHeadersFrame) (fault answerless, err error) 
 		}
 	}
 	call.Fields = f.RegularFields()
-	typed := false
+	typed, otherwise := false, false
 	for i := range call.Fields {
 		switch h := &call.Fields[i]; h.Name {
 		case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade":
@@ -475,7 +474,11 @@ func (call *Call) read(f *http2.MetaHeadersFrame) (fault answerless, err error) 
 				return fault, malformed
 			}
 		case "content-type":
-			typed = isGRPC(h.Value)
+			if isGRPC(h.Value) {
+				typed = true
+			} else {
+				otherwise = true
+			}
 		case "content-length":
 			n, err := strconv.ParseUint(h.Value, 10, 63)
 			if err != nil || call.length >= 0 && int64(n) != call.length {
@@ -484,8 +487,11 @@ func (call *Call) read(f *http2.MetaHeadersFrame) (fault answerless, err error) 
 			call.length = int64(n)
 		case "grpc-timeout":
 			left, ok := parseTimeout(h.Value)
-			if !ok {
+			switch {
+			case !ok:
 				fault = answerless{code: codes.Internal, message: "malformed grpc-timeout"}
+			case left == 0:
+				fault = answerless{code: codes.DeadlineExceeded, message: "the caller waits no longer"}
 			}
 			call.deadline = time.Now().Add(left)
 		}
@@ -495,7 +501,7 @@ func (call *Call) read(f *http2.MetaHeadersFrame) (fault answerless, err error) 
 		fault = answerless{code: codes.ResourceExhausted, message: "the header fields are too large"}
 	case f.PseudoValue("method") != "POST":
 		fault = answerless{http: 405, code: codes.Internal}
-	case !typed:
+	case !typed || otherwise:
 		fault = answerless{http: 415, code: codes.Internal}
 	}
 	return fault, nil

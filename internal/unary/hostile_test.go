@@ -204,6 +204,50 @@ func TestCallsEndThoughNobodyReads(t *testing.T) {
 	}
 }
 
+// A call that is slow is left behind also where it came together with one whose
+// answer could not be written for a while.
+func TestSlowCallAfterAWaitIsLeftBehind(t *testing.T) {
+	gate := make(chan struct{})
+	s := serve(t, func(c *unary.Call) {
+		switch string(c.Message) {
+		case "large":
+			c.Answer = append(c.Answer, make([]byte, 300<<10)...)
+		case "slow":
+			<-gate
+			c.Answer = append(c.Answer, 's')
+		default:
+			c.Answer = append(c.Answer, 'q')
+		}
+	}, nil)
+	defer close(gate)
+	w := s.wire(t, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+	w.call(1, "quick")
+	_ = w.events() // it is served
+	w.must(w.WriteWindowUpdate(0, 1<<29))
+	var both bytes.Buffer
+	f := http2.NewFramer(&both, nil)
+	for i, text := range []string{"large", "slow"} {
+		id := uint32(3 + 2*i)
+		w.must(f.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block(usual...), EndHeaders: true}))
+		w.must(f.WriteData(id, true, message(text)))
+	}
+	if _, err := w.conn.Write(both.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // the answer to the first waits for a reader
+	w.call(7, "quick")
+	w.must(w.conn.SetReadDeadline(time.Now().Add(10 * time.Second)))
+	for {
+		frame, err := w.ReadFrame()
+		if err != nil {
+			t.Fatalf("the call behind the slow one was not answered: %v", err)
+		}
+		if frame.Header().StreamID == 7 {
+			return
+		}
+	}
+}
+
 // A handshake that does not end is ended.
 func TestSlowHandshakes(t *testing.T) {
 	s := serve(t, allow, func(c *unary.Config) { withTLS(t)(c); c.HandshakeTimeout = 200 * time.Millisecond })

@@ -13,15 +13,14 @@ const slow = 20 * time.Millisecond
 // waryFor is how long each call steps aside at once after one was slow.
 const waryFor = time.Second
 
-// watch sees calls that are slow. It looks every slow while a connection is read,
-// and rests with it.
+// watch sees calls that are slow. It looks every slow while calls are answered,
+// and rests when none is.
 type watch struct {
 	conn  *conn
 	timer *time.Timer
 	on    atomic.Bool
 
-	// Of look, which runs once at a time.
-	reads, turn uint64
+	turn uint64 // that look saw; it runs once at a time
 }
 
 func (w *watch) of(c *conn) {
@@ -30,7 +29,7 @@ func (w *watch) of(c *conn) {
 	w.timer.Stop()
 }
 
-// begin is called when something was read.
+// begin is called when a call is about to be answered.
 func (w *watch) begin() {
 	if w.on.Load() || !w.on.CompareAndSwap(false, true) {
 		return
@@ -40,13 +39,12 @@ func (w *watch) begin() {
 
 func (w *watch) look() {
 	c := w.conn
-	reads, turn := c.reads.Load(), c.turn.Load()
-	stuck := turn%2 == 1 && turn == w.turn
-	rests := turn%2 == 0 && reads == w.reads
-	w.reads, w.turn = reads, turn
+	turn := c.turn.Load()
+	same := turn == w.turn
+	w.turn = turn
 	// The next to lead is counted before the lead is taken: the goroutine that loses
 	// it may be the last, and leave.
-	if stuck && c.join() {
+	if same && turn%2 == 1 && c.join() {
 		if c.pass(turn) {
 			c.wary = time.Now().Add(waryFor)
 			c.handOver()
@@ -54,9 +52,9 @@ func (w *watch) look() {
 			c.leave()
 		}
 	}
-	if rests {
+	if same && turn%2 == 0 {
 		w.on.Store(false)
-		if c.reads.Load() == reads || !w.on.CompareAndSwap(false, true) {
+		if c.turn.Load() == turn || !w.on.CompareAndSwap(false, true) {
 			return
 		}
 	}
