@@ -5,6 +5,7 @@ package memo
 
 import (
 	"hash/maphash"
+	"math/rand/v2"
 	"sync/atomic"
 )
 
@@ -70,14 +71,14 @@ func (t *Table[V]) Put(key []byte, value V) {
 			return
 		}
 	}
-	set[victim(set, e.hash)].Store(e)
+	set[victim(set)].Store(e)
 }
 
 // victim is the first of a set that was not found since the last that needed
-// room came by. It begins at another place for each key, so that it is not always
-// the same one that goes.
-func victim[V any](set *[ways]atomic.Pointer[entry[V]], hash uint64) int {
-	begin := int(hash >> 61)
+// room came by. It begins anywhere: two keys that always began at the same place
+// would push each other out for ever.
+func victim[V any](set *[ways]atomic.Pointer[entry[V]]) int {
+	begin := rand.IntN(ways)
 	for i := range ways {
 		at := (begin + i) % ways
 		if e := set[at].Load(); e == nil || !e.used.Swap(false) {

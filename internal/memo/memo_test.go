@@ -2,6 +2,7 @@ package memo_test
 
 import (
 	"encoding/binary"
+	"fmt"
 	"sync"
 	"testing"
 
@@ -116,4 +117,30 @@ func BenchmarkGet(b *testing.B) {
 			m.Get(k)
 		}
 	})
+}
+
+// TestWhatIsAskedForStays: after a flood of keys that are asked for once, those that
+// are asked for again and again are all found soon, and stay.
+func TestWhatIsAskedForStays(t *testing.T) {
+	table := memo.New[int](4096)
+	ask := func() (missed int) {
+		for i := range 500 {
+			key := fmt.Append(nil, "asked for ", i)
+			if _, ok := table.Get(key); !ok {
+				missed++
+				table.Put(key, i)
+			}
+		}
+		return missed
+	}
+	for range 3 {
+		for i := range 4 * table.Cap() {
+			table.Put(fmt.Append(nil, "once ", i), i)
+		}
+		for rounds := 0; ask() > 0; rounds++ {
+			if rounds == 100 {
+				t.Fatal("some are missed in each of 100 rounds")
+			}
+		}
+	}
 }

@@ -25,6 +25,7 @@ type Call struct {
 	id       uint32
 	deadline time.Time // zero for none
 	turn     uint64    // of the connection, while the call is answered
+	aside    bool      // it stepped aside
 
 	// Of the stream, guarded by conn.mu.
 	window    int64 // how much may be sent
@@ -53,6 +54,7 @@ type inner struct {
 // call that needs longer than a hundred microseconds, or waits for something.
 func (c *Call) StepAside() {
 	if c.conn.pass(c.turn) {
+		c.aside = true
 		c.conn.followedBy()
 	}
 }

@@ -75,12 +75,12 @@ type conn struct {
 
 	// turns counts calls, by two.
 	turns uint64
-	wary  time.Time // until when calls step aside at once; zero for never
 
 	// turn is odd while a call is answered by the goroutine that reads. Who makes it
 	// even has the lead.
 	turn       atomic.Uint64
 	watch      watch
+	behind     atomic.Int32 // calls that were left behind and are not answered
 	goroutines atomic.Int32
 	reads      atomic.Uint64
 
@@ -193,17 +193,20 @@ func (c *conn) lead() {
 
 // handle answers a call, and reports whether this goroutine still leads.
 func (c *conn) handle(call *Call) (leads bool) {
-	wary := !c.wary.IsZero() && time.Now().Before(c.wary)
 	c.turns += 2
 	turn := c.turns + 1
 	call.turn = turn
 	c.turn.Store(turn) // from here on the lead may be taken away
 	c.watch.begin()
-	if wary {
+	if c.behind.Load() > 0 {
+		// What holds up that one would hold up this one.
 		call.StepAside()
 	}
 	c.config.Handle(call)
 	leads = c.pass(turn)
+	if !leads && !call.aside {
+		c.behind.Add(-1)
+	}
 	if full := c.answer(call); full || !leads {
 		if c.flush() != nil {
 			c.net.Close() // who leads sees it

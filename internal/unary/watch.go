@@ -10,9 +10,6 @@ import (
 // for example, is left behind.
 const slow = 20 * time.Millisecond
 
-// waryFor is how long each call steps aside at once after one was slow.
-const waryFor = time.Second
-
 // watch sees calls that are slow. It looks every slow while calls are answered,
 // and rests when none is.
 type watch struct {
@@ -45,10 +42,11 @@ func (w *watch) look() {
 	// The next to lead is counted before the lead is taken: the goroutine that loses
 	// it may be the last, and leave.
 	if same && turn%2 == 1 && c.join() {
+		c.behind.Add(1)
 		if c.pass(turn) {
-			c.wary = time.Now().Add(waryFor)
 			c.handOver()
 		} else {
+			c.behind.Add(-1)
 			c.leave()
 		}
 	}
