@@ -28,14 +28,16 @@ var errNoHTTP2 = errors.New("unary: the connection does not speak HTTP/2")
 // connection is for does that. A client that waits longer than the connection's
 // deadline before it asks is this package's: it may wait for such an answer.
 func (p *peek) first(settings []byte, method string) (mine bool, err error) {
+	// At once, as grpc-go does: whoever connects by TLS 1.3 learns by the first byte
+	// that its certificate was taken.
+	if _, err := p.conn.Write(settings); err != nil {
+		return false, err
+	}
 	if err := p.upTo(len(http2.ClientPreface)); err != nil {
 		return false, err
 	}
 	if !bytes.HasPrefix(p.read, []byte(http2.ClientPreface)) {
 		return false, errNoHTTP2
-	}
-	if _, err := p.conn.Write(settings); err != nil {
-		return false, err
 	}
 	at := len(http2.ClientPreface)
 	for n := 0; ; n++ {

@@ -634,3 +634,21 @@ func TestBeginnings(t *testing.T) {
 		})
 	}
 }
+
+// The server speaks first: over TLS 1.3 that is how a client learns that its
+// certificate was taken.
+func TestSettingsComeFirst(t *testing.T) {
+	t.Parallel()
+	s := serve(t, allow, nil)
+	conn, err := net.Dial(s.network, s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(4 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := http2.NewFramer(nil, conn).ReadFrame(); err != nil || f.Header().Type != http2.FrameSettings {
+		t.Errorf("before anything was said: %v, %v", f, err)
+	}
+}
